@@ -1,0 +1,15 @@
+"""WakeGate's gateway: the map of the house.
+
+A request comes in through `web` (who may), is carried by `proxy` (one `Reply` per caller), and asks `conductor` for an
+upstream. The conductor tells facts to `policy`, which is pure and decides, and carries its orders out through a
+`provider`, which is the only room that touches compute. `records` writes down what happened.
+
+    web ──► proxy ──► conductor ── orders ──► providers
+                        │   ▲                    │
+                        ▼   └────── news ◄───────┘
+                      policy
+
+Imports go downward only: `__main__ → cli → app → web → proxy → conductor → providers | records → policy → errors →
+surroundings → config`. `health/`, beside this package, is the second port: a process of its own that imports nothing of
+ours.
+"""

@@ -1,0 +1,6 @@
+"""DECIDES. Pure code: facts and `now` go in, orders and the next deadline come out.
+
+Nothing here knows a clock, an event loop, a socket or a log, so a month of traffic is a loop in a test. Time has no
+unit of its own: production hands in seconds of a monotonic clock, the stories in `tests/stories/` integer
+milliseconds, and the settings that come with them use the same unit.
+"""

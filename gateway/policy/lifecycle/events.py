@@ -1,0 +1,109 @@
+"""What may happen to an upstream: facts, in the past tense.
+
+Requests are ids, not counts: a request that is told of twice, or finishes without having arrived, cannot make the
+number in flight wrong. `run` is the number that `StartInstance` carried: news of an earlier run changes nothing.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestArrived:
+    """An authenticated, checked inference request wants the upstream: it waits in line or is in flight."""
+
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFinished:
+    """The request was forwarded and is over. `active` is False for what is not activity: the engine's 4xx."""
+
+    request: str
+    active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLeft:
+    """The request went away, or was refused, before it was forwarded. Never activity."""
+
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class WakeRequested:
+    """Somebody wants it up without a request of their own: WAKE_ON_START, the command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartProgressed:
+    """A start in progress moved: more bytes, another phase. Pushes START_TIMEOUT, not START_MAX."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class BecameReady:
+    """The upstream serves, or serves again after sleep."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class FellAsleep:
+    """The upstream confirmed that it rests."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLost:
+    """The instance is gone without an order: a failed start, a crash, a vendor that took it away.
+
+    `reason` is a closed sentence for callers and /health. `lasting` says that another try would fail the same way (a
+    model that is not there): no retry, failed at once.
+    """
+
+    run: int
+    reason: str
+    lasting: bool = False
+    code: str = "start_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StopConfirmed:
+    """The provider itself says that nothing of this run exists any more."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopFailed:
+    """The stop could not be carried out or confirmed; it will be ordered again."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """The process was told to end (SIGTERM)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """The deadline that `next_deadline` gave has come (or may have: it is safe to say at any time)."""
+
+
+Event = (
+    RequestArrived
+    | RequestFinished
+    | RequestLeft
+    | WakeRequested
+    | StartProgressed
+    | BecameReady
+    | FellAsleep
+    | InstanceLost
+    | StopConfirmed
+    | StopFailed
+    | DrainRequested
+    | TimePassed
+)

@@ -1,0 +1,162 @@
+"""The contract that every provider keeps, and the words it speaks.
+
+A provider turns the conductor's orders into calls on a machine or a vendor, and everything that it sees there into
+`News`. It decides nothing: when to start, stop or give up is `policy`'s business. Every vendor status is translated
+at this edge; one that is unknown is named in an error, never guessed.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an upstream answers. `url` has no path and no trailing slash; `prefix` is what stands before `/v1/…`."""
+
+    url: str
+    prefix: str = ""
+    socket: str | None = None
+    """A unix socket to connect to instead of the host in `url`."""
+    key: str | None = field(default=None, repr=False)
+    """Sent as `Authorization: Bearer …`. The upstream's own key, never a caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One running upstream."""
+
+    id: str
+    provider: str
+    endpoint: Endpoint
+    started_at: float
+    """Seconds since the epoch, UTC."""
+    price: int = 0
+    """Micro-dollars per hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is about to be started, written down before anybody is asked to start it."""
+
+    upstream: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Not there yet. Each one that differs from the last counts as progress.
+
+    `phase` is a closed word (checking, downloading, booting, loading, warming); `ratio` 0..1 of this phase where it is
+    truly known, else None; `detail` is short and fit for a caller to read ("12.1/28.0 GiB").
+    """
+
+    phase: str
+    ratio: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """It serves. `models` is what it says it serves (empty: it did not say); `concurrency` how many at once, if known."""
+
+    models: tuple[str, ...] = ()
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asleep:
+    """It rests: its memory is given back, a wake brings it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """It is not there any more. Always the last news of an instance.
+
+    `reason` is a closed sentence of ours for callers and /health (never raw engine output); `detail` is what the
+    engine or vendor said, for the log and the admin key only. `lasting`: another try would fail the same way.
+    """
+
+    reason: str
+    lasting: bool = False
+    detail: str = ""
+
+
+News = Loading | Ready | Asleep | Gone
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What is known of an upstream before it runs."""
+
+    models: tuple[str, ...] = ()
+    """Names it will serve. Empty: unknown until it is ready."""
+    routes: frozenset[str] | None = None
+    """Inference paths ("/v1/chat/completions") that it has. None: unknown, ask it."""
+    concurrency: int | None = None
+    """Requests it can work on at once. None: unknown."""
+    starts: bool = True
+    """Whether there is something to start and stop; False for something that already runs."""
+    can_rest: bool = False
+
+
+class Journal(Protocol):
+    """Where a provider writes down what it is about to do, before it does it. Handed in; a ledger or a list."""
+
+    def note(self, what: str, **facts: object) -> None:
+        """Returns only when the note would survive a crash. Raises OSError when it cannot: then nothing is started."""
+
+
+class ProviderError(Exception):
+    """The provider could not do what was ordered.
+
+    `reason` is a closed sentence fit for a caller. `lasting`: a retry would fail the same way. `instance` is set when
+    something was created all the same and must be stopped.
+    """
+
+    def __init__(self, reason: str, *, lasting: bool = False, instance: Instance | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.lasting = lasting
+        self.instance = instance
+
+
+class Provider(Protocol):
+    """One kind of compute. The same conformance tests run against each (tests/providers/test_conformance.py)."""
+
+    name: str
+
+    @property
+    def profile(self) -> Profile:
+        """What is known without asking anybody; may grow after the first start."""
+
+    async def start(self, intent: Intent, journal: Journal) -> Instance:
+        """Begin one start and return as soon as there is something to watch and stop, long before it serves.
+
+        Raises ProviderError. Cancelled: whatever was begun is ended, or the error that carries it is raised.
+        """
+
+    def watch(self, instance: Instance) -> AsyncIterator[News]:
+        """News as it comes, from now until `Gone`. One watcher at a time. Ready is told within 50 ms where it can be."""
+
+    async def rest(self, instance: Instance) -> None:
+        """Put it to sleep; `Asleep` follows in the news."""
+
+    async def wake(self, instance: Instance) -> None:
+        """Wake it; `Ready` follows in the news."""
+
+    async def stop(self, instance: Instance, *, within: float) -> None:
+        """End it, politely for at most `within` seconds, and return only when nothing of it exists any more.
+
+        Stopping something that is gone succeeds. Raises ProviderError when it cannot be confirmed. `Gone` follows in
+        the news of a watcher that still listens.
+        """
+
+    async def list(self) -> list[Instance]:
+        """What of ours exists, for reconciling after a restart."""
+
+    async def price(self) -> int | None:
+        """Micro-dollars per hour of the next start; 0 for one's own machine, None when nobody can say."""
+
+    async def close(self) -> None:
+        """Give back sessions and sockets. Stops nothing."""
