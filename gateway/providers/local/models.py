@@ -1,0 +1,194 @@
+"""What MODEL means on this machine: finds it, downloads it if it must, and says in one sentence what is wrong with it.
+
+The room's parts: `model_names` (the text, pure), `model_files` and `gguf_header` (what lies on the disk), `hub_cache`
+(the Hub's caches on the disk), `hub_download` and its child program `hub` (the Hub itself), `pull` (the command).
+
+The order, first hit wins: a path on the disk (for a plain name, under DATA_DIR/models); the usual Hub cache; RunPod's
+cached models; BASE_PATH; what was downloaded before; the Hub. Only the last one touches the network: a model that is
+here in full starts without it, at the commit that is here.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.providers.local.hub_cache import RUNPOD_CACHE, caches_below, find_snapshots, usual_caches
+from gateway.providers.local.hub_download import Download, Hub
+from gateway.providers.local.model_error import ModelError
+from gateway.providers.local.model_files import (
+    OWN_CACHE,
+    Model,
+    explained,
+    inspect_path,
+    inspect_selection,
+    near_misses,
+    not_there,
+    relative_files,
+)
+from gateway.providers.local.model_names import DEFAULT_QUANT, ModelSpec, Selection, Wants, parse, select
+
+__all__ = ["Download", "Model", "ModelError", "ModelSpec", "Places", "Wants", "find", "parse", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where models may lie on this machine."""
+
+    models_dir: Path
+    hub_caches: tuple[Path, ...] = ()
+    """Looked into, never written, in this order."""
+    working_dir: Path = Path()
+    home: Path | None = None
+
+    @classmethod
+    def of(cls, models_dir: Path, *, base_path: Path | None, environ: Mapping[str, str]) -> "Places":
+        """The places that this environment's settings name."""
+        caches = (*usual_caches(environ), RUNPOD_CACHE, *(caches_below(base_path) if base_path else ()))
+        home = environ.get("HOME")
+        return cls(models_dir, tuple(dict.fromkeys(caches)), home=Path(home) if home else None)
+
+    @property
+    def own_cache(self) -> Path:
+        """Where downloads go: on the volume, so that the next worker finds them."""
+        return self.models_dir / OWN_CACHE
+
+
+async def resolve(
+    spec: ModelSpec | str,
+    *,
+    places: Places,
+    wants: Wants = "any",
+    token: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    on_progress: Callable[[Download], None] = lambda _: None,
+) -> Model:
+    """The model, whole and on this machine's disk. Raises ModelError.
+
+    Cancelled: returns at once; a download is ended and keeps what it has. `environ` is where the Hub's own settings
+    (HF_ENDPOINT, proxies) are taken from; the process's environment by default.
+    """
+    spec = parse(spec) if isinstance(spec, str) else spec
+    model, looked = await asyncio.to_thread(_find, spec, places, wants)
+    if model is not None:
+        return model
+    hub = Hub(os.environ if environ is None else environ, token)
+    try:
+        return await _download(spec, hub, places, wants, on_progress)
+    except ModelError as error:
+        if error.kind != "network":
+            raise
+        sentence = f"{error.sentence} The model was looked for in {', '.join(looked)} first."
+        raise ModelError(error.kind, sentence, lasting=error.lasting) from error
+
+
+def find(spec: ModelSpec | str, *, places: Places, wants: Wants = "any") -> Model | None:
+    """The model if it is on this machine's disk already; None if it would have to be downloaded. Blocking.
+
+    Raises ModelError for one that is here and broken, and for one that is no Hub id and is not here.
+    """
+    return _find(parse(spec) if isinstance(spec, str) else spec, places, wants)[0]
+
+
+async def _download(
+    spec: ModelSpec, hub: Hub, places: Places, wants: Wants, on_progress: Callable[[Download], None]
+) -> Model:
+    async with hub.session(spec) as session:
+        listing = await session.list()
+        selection = _selected([f.name for f in listing.files], spec, wants)
+        if selection.missing:
+            raise ModelError(
+                "broken", f"{spec.repo} lacks {selection.missing[0]}: the repository itself is incomplete."
+            )
+        folder = await session.fetch(listing, selection.files, places.own_cache, on_progress)
+
+    def look() -> Model:
+        with explained(folder):
+            return inspect_selection(folder, selection, name=str(spec.repo), revision=listing.commit)
+
+    return await asyncio.to_thread(look)
+
+
+def _selected(names: Iterable[str], spec: ModelSpec, wants: Wants) -> Selection:
+    """What the spec means among the files of a repository, wherever the repository is."""
+    return select(
+        names, where=str(spec.repo), wants=wants, quant=spec.quant, file=spec.file, default_quant=DEFAULT_QUANT
+    )
+
+
+def _find(spec: ModelSpec, places: Places, wants: Wants) -> tuple[Model | None, list[str]]:
+    """The model, if it is here; and where it was looked for, as a sentence lists it."""
+    for path, quant in _paths(spec, places):
+        if _present(path):
+            return inspect_path(path, wants=wants, quant=quant), []
+    if spec.repo is None:
+        raise _nowhere(spec, places)
+    looked = []
+    for cache in (*places.hub_caches, places.own_cache):
+        model, remark = _look_into(cache, spec, wants)
+        if model is not None:
+            return model, []
+        looked.append(f"{cache}{remark}")
+    return None, looked
+
+
+def _present(path: Path) -> bool:
+    with explained(path):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return False
+            raise
+    return True
+
+
+def _paths(spec: ModelSpec, places: Places) -> list[tuple[Path, str | None]]:
+    found: list[tuple[Path, str | None]] = []
+    for text, quant in spec.paths:
+        path = Path(text)
+        if text == "~" or text.startswith("~/"):
+            path = (places.home or Path("~").expanduser()) / text[2:]
+        if spec.explicit_path:
+            found.append((places.working_dir / path, quant))
+            continue
+        found.append((places.models_dir / path, quant))
+        found.append((places.working_dir / path, quant))
+    return found
+
+
+def _nowhere(spec: ModelSpec, places: Places) -> ModelError:
+    if spec.not_hub is not None:
+        return ModelError("name", spec.not_hub)
+    if spec.explicit_path:
+        return not_there(_paths(spec, places)[0][0])
+    base, colon, tag = spec.text.partition(":")
+    if "/" in spec.text:
+        return not_there(places.models_dir / spec.text)
+    sentence = f"{spec.text} is not in {places.models_dir}. {near_misses(base, places.models_dir)}"
+    if colon and tag and not spec.text.lower().endswith(".gguf"):
+        return ModelError(
+            "missing", f"{sentence} Names as Ollama has them are not known here; give a Hub id such as org/name-GGUF."
+        )
+    return ModelError("missing", f"{sentence} (A model of the Hub is named org/name.)")
+
+
+def _look_into(cache: Path, spec: ModelSpec, wants: Wants) -> tuple[Model | None, str]:
+    """The model in one cache, or a remark on why what is there does not do."""
+    remark = ""
+    try:
+        for snapshot in find_snapshots(cache, str(spec.repo), spec.revision):
+            try:
+                selection = _selected(relative_files(snapshot.folder), spec, wants)
+                return inspect_selection(snapshot.folder, selection, name=str(spec.repo), revision=snapshot.commit), ""
+            except ModelError as error:
+                remark = remark or f" (there, but not usable: {error.sentence})"
+    except PermissionError:
+        return None, " (may not be read)"
+    except OSError as error:
+        return None, f" ({error.strerror})"
+    return None, remark
