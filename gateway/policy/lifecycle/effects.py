@@ -38,7 +38,11 @@ class ReleaseWaiting:
 
 @dataclass(frozen=True, slots=True)
 class RefuseWaiting:
-    """Nobody who waits now will be served by this start: refuse them with this code and sentence."""
+    """Nobody who waits now will be served by this start: refuse them with this code and sentence.
+
+    The machine counts them as gone from here on, except while draining: the drain ends when they have heard it
+    (`RequestLeft`, which is harmless in the other cases).
+    """
 
     code: str
     reason: str
@@ -46,7 +50,7 @@ class RefuseWaiting:
 
 @dataclass(frozen=True, slots=True)
 class EndDrain:
-    """Everything that was to finish has finished, or its time is over, and nothing runs any more: the process may end."""
+    """Everything that was to finish has finished and nothing runs any more, or the time is over: it may end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,5 @@ class CutRunning:
 
 
 Effect = (
-    StartInstance
-    | StopInstance
-    | RestInstance
-    | WakeInstance
-    | ReleaseWaiting
-    | RefuseWaiting
-    | EndDrain
-    | CutRunning
+    StartInstance | StopInstance | RestInstance | WakeInstance | ReleaseWaiting | RefuseWaiting | EndDrain | CutRunning
 )

@@ -70,6 +70,19 @@ class InstanceLost:
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceBroken:
+    """The instance will not serve any more, but something of it exists and must be stopped before the next start.
+
+    A start that failed after creating, a wake from sleep that failed, an engine that hangs. Else as `InstanceLost`.
+    """
+
+    run: int
+    reason: str
+    lasting: bool = False
+    code: str = "start_failed"
+
+
+@dataclass(frozen=True, slots=True)
 class StopConfirmed:
     """The provider itself says that nothing of this run exists any more."""
 
@@ -78,7 +91,7 @@ class StopConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class StopFailed:
-    """The stop could not be carried out or confirmed; it will be ordered again."""
+    """The stop could not be carried out or confirmed; it will be ordered again. Of a rest: it is stopped instead."""
 
     run: int
 
@@ -102,6 +115,7 @@ Event = (
     | BecameReady
     | FellAsleep
     | InstanceLost
+    | InstanceBroken
     | StopConfirmed
     | StopFailed
     | DrainRequested

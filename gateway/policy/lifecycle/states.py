@@ -9,7 +9,8 @@ class State(StrEnum):
     STOPPED = "stopped"
     """Nothing runs and nothing costs. A request starts it (after a crash: once the pause between tries is over)."""
     STARTING = "starting"
-    """Ordered, not yet serving: booting, downloading, loading, or waking from sleep. Callers wait."""
+    """Ordered, not yet serving: booting, downloading, loading, waking from sleep, or pausing between two tries. Callers
+    wait."""
     READY = "ready"
     """Serves."""
     ASLEEP = "asleep"
@@ -17,6 +18,6 @@ class State(StrEnum):
     DRAINING = "draining"
     """The gateway is leaving: running answers may finish, nobody new is let in."""
     STOPPING = "stopping"
-    """Told to stop, not yet confirmed. A request that comes now waits, and starts it again afterwards."""
+    """Told to stop or to sleep, not yet confirmed. A request that comes now waits, and starts it again afterwards."""
     FAILED = "failed"
     """Several starts in a row failed. Callers are refused at once until the pause is over; then one may try."""
