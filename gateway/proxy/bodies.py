@@ -1,0 +1,166 @@
+"""Takes in what callers send: JSON whole, within its limits and checked; multipart as a stream that is never held.
+
+The body clock is ours, because aiohttp has none: a body that stops for `gap` seconds, or that after `grace` seconds
+came slower than `rate` on average, is 408. Time in which we do not ask for more (the engine reads slowly) does not
+count.
+
+What the server's parser tells us about a body, tried with raw sockets on aiohttp 3.14.5 (asyncio and uvloop alike):
+
+1. complete: the stream ends; Content-Length is then exactly met, trailers are gone.
+2. FIN or RST before the end: the handler's task is cancelled (`handler_cancellation=True`). Nothing can be answered,
+   the transport is closed already; nothing was forwarded, because nothing is before the end.
+3. broken chunk framing in the first read with the head: never reaches a handler, aiohttp answers 400.
+4. broken chunk framing in a later read: **nothing at all is told to the handler**. aiohttp queues an error as if it
+   were the next request, and the body never ends. `_is_broken` looks at that queue while it waits.
+5. `Expect: 100-continue`: the low-level server sends no 100 by itself; whoever routes does, after the checks of the
+   head.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
+
+from gateway.errors import Refused, refuse
+from gateway.proxy.checker import Body, Checker, Spool
+from gateway.proxy.checks import INLINE_BYTES, check_type
+from gateway.proxy.reply import CallerLeft
+
+LOOK = 0.25
+"""Seconds between two looks for a body whose framing broke while it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Bytes and seconds."""
+
+    size: int
+    gap: float = 10.0
+    grace: float = 30.0
+    rate: int = 64 * 1024
+    """Bytes per second on average, once `grace` is over."""
+
+
+class Arrival(AsyncIterator[bytes]):
+    """One body as it comes, under the clock and the size limit. Not restarted: go through it once."""
+
+    def __init__(self, request: web.BaseRequest, limits: BodyLimits) -> None:
+        self._request = request
+        self._content = request.content
+        self._limits = limits
+        self._declared = request.content_length if "Content-Length" in request.headers else None
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._last = self._gave = self._clock()
+        self.size = 0
+
+    def __repr__(self) -> str:
+        return f"<Arrival {self.size} of {self._declared or 'unknown'} bytes>"
+
+    async def __anext__(self) -> bytes:
+        chunk = await self.next()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def next(self) -> bytes:
+        """The next bytes; b"" after the last. Raises Refused or CallerLeft."""
+        try:
+            chunk = b"" if self._content.is_eof() and self._content.at_eof() else await self._wait()
+        except (PayloadEncodingError, HttpProcessingError) as error:
+            raise _broken() from error
+        except OSError as error:
+            raise CallerLeft("in the middle of the body") from error
+        self.size += len(chunk)
+        if self.size > self._limits.size:
+            raise too_large(self._limits.size)
+        if not chunk and self._declared is not None and self.size != self._declared:
+            raise CallerLeft("before the end of the body")
+        self._last = self._gave = self._clock()
+        return chunk
+
+    async def _wait(self) -> bytes:
+        held_back = self._clock() - self._gave
+        self._began += held_back
+        self._last += held_back
+        while not (chunk := self._content.read_nowait()):
+            now = self._clock()
+            if now >= self._deadline():
+                raise refuse(
+                    "body_timeout", f"The body came too slowly: {self.size} bytes in {now - self._began:.0f} s."
+                )
+            if _is_broken(self._request):
+                raise _broken()
+            try:
+                async with asyncio.timeout(min(LOOK, self._deadline() - now)):
+                    return await self._content.readany()
+            except TimeoutError:
+                continue
+        return chunk
+
+    def _deadline(self) -> float:
+        """When patience ends if nothing more comes: a gap too long, or an average too low."""
+        limits = self._limits
+        return min(self._last + limits.gap, self._began + max(limits.grace, self.size / limits.rate))
+
+
+def _is_broken(request: web.BaseRequest) -> bool:
+    """Whether the parser gave up in this body. While a body is incomplete nothing can be parsed behind it, so what
+    stands in the connection's queue is an error (aiohttp 3.14; a test states it)."""
+    return not request.content.is_eof() and bool(getattr(request.protocol, "_messages", None))
+
+
+def _broken() -> Refused:
+    return refuse("invalid_request", "The framing of the body is broken.", close=True)
+
+
+def too_large(limit: int) -> Refused:
+    return refuse("body_too_large", f"The body is larger than MAX_REQUEST_BODY_SIZE ({limit} bytes).")
+
+
+class Bodies:
+    """The room's front: what the door calls."""
+
+    def __init__(self, limits: BodyLimits, checker: Checker) -> None:
+        self._limits = limits
+        self._checker = checker
+
+    def check_head(self, request: web.BaseRequest, *, json: bool) -> None:
+        """415 and 413 before a byte of the body is read or a 100 is sent."""
+        headers = request.headers
+        check_type(headers.getall("Content-Type", ()), headers.getall("Content-Encoding", ()), multipart=not json)
+        length = request.content_length if "Content-Length" in headers else None
+        if length is not None and length > self._limits.size:
+            raise too_large(self._limits.size)
+
+    async def read(self, request: web.BaseRequest, route: str) -> Body:
+        """The whole JSON body, checked. Nothing larger than a small body becomes one object on the way."""
+        arrival = Arrival(request, self._limits)
+        first = await arrival.next()
+        if request.content.is_eof() and request.content.at_eof():
+            return await self._checker.check(first, route)
+        parts, spool = [first], None
+        try:
+            while chunk := await arrival.next():
+                if spool is not None:
+                    spool.write(chunk)
+                    continue
+                parts.append(chunk)
+                if arrival.size > INLINE_BYTES:
+                    spool = Spool()
+                    for part in parts:
+                        spool.write(part)
+                    parts.clear()
+        except BaseException:
+            if spool is not None:
+                spool.close()
+            raise
+        return await self._checker.check(b"".join(parts) if spool is None else spool, route)
+
+    def stream(self, request: web.BaseRequest) -> Arrival:
+        """A body that passes through as it comes, under the same clock and limit; nothing of it is held."""
+        return Arrival(request, self._limits)
+
+    async def close(self) -> None:
+        await self._checker.close()

@@ -1,0 +1,307 @@
+"""Checks bodies without holding the event loop: small ones at once, large ones in a helper process.
+
+Python's JSON parser is C and keeps the GIL, so a thread would hold the loop exactly as long as the call itself does
+(measured by bench/loop_hold.py: 30 MiB of text in a thread stop the loop for as long as the check takes). A large body
+therefore never becomes one object in this process: it is spooled into a memory file as it comes (`Spool`), the helper
+reads, checks and rewrites it there, and the sender reads it in pieces. The loop copies each byte twice, 256 KiB at a
+time.
+
+Helpers are started when first needed, one or two, and kept; they end with the gateway, when idle, or when a check takes
+too long (`check_child.py`). One that dies is replaced, and its body is checked once more.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+from gateway.errors import Refused, refuse
+from gateway.proxy.checks import Checked, Facts, Rules, check, is_cheap, name_field
+
+PIECE = 256 * 1024
+"""Bytes that are read from a spool, or written to one, in one go on the event loop."""
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from gateway.proxy.check_child import main; main()"
+_PACKET_MAX = 64 * 1024
+
+
+class Spool:
+    """A body in a memory file: no path, no disk. Close it; a forgotten one closes with its last reference."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._file = os.memfd_create("wakegate-body", os.MFD_CLOEXEC)
+
+    def __repr__(self) -> str:
+        return f"<Spool {self.size} bytes{' closed' if self._file < 0 else ''}>"
+
+    def fileno(self) -> int:
+        return self._file
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises OSError when memory is short."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view[:PIECE]) :]
+        self.size += len(data)
+
+    def read(self, start: int, end: int) -> bytes:
+        return os.pread(self._file, end - start, start)
+
+    def close(self) -> None:
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Pieces(Sequence[bytes]):
+    """A spooled body as it will be sent, read piece by piece; may be gone through again for another try."""
+
+    def __init__(self, spool: Spool, before: int, name: bytes, after: int) -> None:
+        self._spool = spool
+        self._places: list[tuple[int, int] | None] = [*_cut(0, before), None, *_cut(before, before + after)]
+        """Where each piece lies in the spool; None is the name, which does not."""
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        place = self._places[index]
+        return self._name if place is None else self._spool.read(*place)
+
+
+def _cut(start: int, end: int) -> list[tuple[int, int]]:
+    return [(place, min(place + PIECE, end)) for place in range(start, end, PIECE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A checked body, ready to be sent any number of times."""
+
+    facts: Facts
+    chunks: Sequence[bytes]
+    size: int
+    _held: "Checked | _Held"
+
+    @property
+    def model(self) -> str | None:
+        return self.facts.model
+
+    @property
+    def stream(self) -> bool:
+        return self.facts.stream
+
+    @property
+    def slots(self) -> int:
+        return self.facts.slots
+
+    def with_model(self, model: str) -> "Body":
+        """The same body under another model name: nothing is copied or parsed again."""
+        if isinstance(self._held, Checked):
+            return body_of(self._held.with_model(model))
+        return self._held.with_model(model).body(replace(self.facts, model=model))
+
+    def close(self) -> None:
+        """Give back the memory of a spooled body, for all names of it."""
+        if isinstance(self._held, _Held):
+            self._held.spool.close()
+
+    def __repr__(self) -> str:
+        where = "in memory" if isinstance(self._held, Checked) else "spooled"
+        return f"<Body {self.size} bytes {where} {self.facts}>"
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A checked body in its spool."""
+
+    spool: Spool
+    before: int
+    name: bytes
+    after: int
+
+    def with_model(self, model: str) -> "_Held":
+        edge = self.spool.read(self.before - 1, self.before + 1)
+        return replace(self, name=name_field(model, edge[:1], edge[1:]))
+
+    def body(self, facts: Facts) -> Body:
+        pieces = Pieces(self.spool, self.before, self.name, self.after)
+        return Body(facts, pieces, self.before + len(self.name) + self.after, self)
+
+
+def body_of(checked: Checked) -> Body:
+    whole = checked.whole()
+    return Body(checked.facts, (whole,), len(whole), checked)
+
+
+class _Helper:
+    """One helper process and the socket to it."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, nothing of a caller's
+                [sys.executable, "-I", "-S", "-c", _BOOT, _ROOT],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+            )
+        except OSError:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+
+    def __repr__(self) -> str:
+        return f"<_Helper pid {self.process.pid}>"
+
+    async def ask(self, order: bytes, file: int) -> dict[str, Any] | None:
+        """Its answer; None when it died. One question at a time."""
+        try:
+            socket.send_fds(self._socket, [order], [file])
+        except OSError:
+            return None
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._socket, _resolve, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(self._socket)
+        try:
+            packet = self._socket.recv(_PACKET_MAX)
+        except OSError:
+            return None
+        return dict(json.loads(packet)) if packet else None
+
+    def let_go(self) -> None:
+        """It ends by itself when the socket does; one at work does not look, so it is killed."""
+        self._socket.close()
+        self.process.kill()
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Checker:
+    """Owns the helpers. `close()` ends them."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        helpers: int = 2,
+        time_limit: float = 10.0,
+        memory: int = 2 << 30,
+        waiting: int = 64,
+    ) -> None:
+        """`time_limit` in seconds and `memory` in bytes of address space are for one check in a helper; `waiting` is
+        how many bodies may wait for one."""
+        self._rules = rules
+        self._time_limit = time_limit
+        self._memory = memory
+        self._most_waiting = waiting
+        self._waiting = 0
+        self._turns = asyncio.Semaphore(helpers)
+        self._free: list[_Helper] = []
+        self._ending: set[asyncio.Future[int]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Checker {len(self._free)} helpers free, {self._waiting} bodies wait or are checked>"
+
+    async def check(self, raw: bytes | Spool, route: str) -> Body:
+        """Raises Refused. Takes the spool over: it is closed unless a Body came of it."""
+        if isinstance(raw, bytes):
+            if is_cheap(raw):
+                return body_of(check(raw, route, self._rules))
+            data, raw = raw, Spool()
+            raw.write(data)
+        try:
+            held, facts = await self._elsewhere(raw, route)
+        except BaseException:
+            raw.close()
+            raise
+        return held.body(facts)
+
+    async def _elsewhere(self, spool: Spool, route: str) -> tuple[_Held, Facts]:
+        if self._waiting >= self._most_waiting:
+            raise refuse("queue_full", "Too many large requests are being checked at this moment.", retry_after=5)
+        self._waiting += 1
+        try:
+            async with self._turns:
+                answer = await self._ask(spool, route)
+        finally:
+            self._waiting -= 1
+        if "code" in answer:
+            raise refuse(answer["code"], answer["message"], param=answer["param"])
+        return _Held(spool, answer["before"], answer["name"].encode(), answer["after"]), Facts(**answer["facts"])
+
+    async def _ask(self, spool: Spool, route: str) -> dict[str, Any]:
+        """An idle helper may have ended this very moment, so one that dies is replaced once."""
+        order = json.dumps(
+            {
+                "size": spool.size,
+                "route": route,
+                "rules": self._rules.to_wire(),
+                "time": self._time_limit,
+                "memory": self._memory,
+            }
+        ).encode()
+        clock = asyncio.get_running_loop().time
+        for _ in range(2):
+            asked = clock()
+            helper = self._take()
+            try:
+                answer = await helper.ask(order, spool.fileno())
+            except BaseException:
+                self._end(helper)
+                raise
+            if answer is not None:
+                self._free.append(helper)
+                return answer
+            self._end(helper)
+            if clock() - asked >= self._time_limit:
+                raise refuse("invalid_request", f"The body could not be checked within {self._time_limit:g} s.")
+        raise refuse("overloaded", "The request could not be checked: the helper process for it ended.", retry_after=5)
+
+    def _take(self) -> _Helper:
+        try:
+            return self._free.pop() if self._free else _Helper()
+        except OSError as error:
+            raise refuse("overloaded", "The request could not be checked: no helper process.", retry_after=5) from error
+
+    def _end(self, helper: _Helper) -> None:
+        """Its memory may take a while to be taken down, so a thread waits for that."""
+        helper.let_go()
+        ending = asyncio.get_running_loop().run_in_executor(None, helper.process.wait)
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def close(self) -> None:
+        while self._free:
+            self._end(self._free.pop())
+        await asyncio.gather(*self._ending)
+
+
+__all__ = ["Body", "Checker", "Pieces", "Refused", "Spool", "body_of"]

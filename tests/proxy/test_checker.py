@@ -1,0 +1,232 @@
+"""Large bodies are checked in a helper process, with the same result, and without holding the loop."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from gateway.errors import Refused
+from gateway.proxy.checker import PIECE, Checker, Spool, body_of
+from gateway.proxy.checks import Rules, check
+
+CHAT = "/v1/chat/completions"
+LARGE = {"model": "m", "messages": [{"role": "user", "content": "words " * 200_000}], "stream": True, "n": 2}
+
+
+@pytest.fixture
+async def checker() -> AsyncIterator[Checker]:
+    made = Checker(Rules(), time_limit=20.0)
+    yield made
+    await made.close()
+    assert not made._free
+    assert not made._ending
+
+
+def spooled(raw: bytes) -> Spool:
+    spool = Spool()
+    spool.write(raw)
+    return spool
+
+
+def helpers() -> list[int]:
+    """Our living children that are helpers (a killed one that was not waited for yet is a zombie)."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                _, _, rest = file.read().rpartition(")")
+            with open(f"/proc/{entry}/cmdline") as file:
+                line = file.read()
+        except OSError:
+            continue
+        if int(rest.split()[1]) == os.getpid() and "check_child" in line:
+            found.append(int(entry))
+    return found
+
+
+async def until(holds: Callable[[], bool], within: float = 5.0) -> None:
+    deadline = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < deadline, "not within the deadline"
+        await asyncio.sleep(0.01)
+
+
+async def test_a_large_body_is_the_same_as_one_checked_at_once(checker: Checker) -> None:
+    raw = json.dumps(LARGE).encode()
+    body = await checker.check(spooled(raw), CHAT)
+    at_once = body_of(check(raw, CHAT, Rules()))
+    assert body.facts == at_once.facts
+    assert body.size == at_once.size == sum(map(len, body.chunks))
+    assert b"".join(body.chunks) == b"".join(at_once.chunks)
+    assert max(map(len, body.chunks)) <= PIECE
+    assert b"".join(body.chunks) == b"".join(body.chunks), "it can be sent a second time"
+    assert (body.model, body.stream, body.slots) == ("m", True, 2)
+    body.close()
+
+
+@pytest.mark.parametrize("order", [["model", "x"], ["x", "model"], ["x", "model", "n"], ["x"], ["n", "x"]])
+async def test_a_large_body_takes_another_model_name(checker: Checker, order: list[str]) -> None:
+    document = {key: {"model": "m", "x": "ä" * 200_000, "n": 1}[key] for key in order}
+    body = await checker.check(spooled(json.dumps(document).encode()), CHAT)
+    renamed = body.with_model("other")
+    assert json.loads(b"".join(renamed.chunks)) == document | {"model": "other"}
+    assert renamed.size == sum(map(len, renamed.chunks))
+    assert renamed.model == "other"
+    assert json.loads(b"".join(body.chunks)) == document
+    renamed.close()
+    with pytest.raises(OSError):
+        b"".join(body.chunks)
+
+
+async def test_a_small_body_needs_no_helper_and_a_crowded_one_does(checker: Checker) -> None:
+    await checker.check(b'{"model":"m"}', CHAT)
+    assert helpers() == []
+    body = await checker.check(b'{"model":"m","input":[' + b"[]," * 9_000 + b"1]}", CHAT)
+    assert len(helpers()) == 1
+    body.close()
+
+
+async def test_a_refusal_comes_back_whole_and_the_helper_serves_on(checker: Checker) -> None:
+    for _ in range(3):
+        with pytest.raises(Refused) as caught:
+            await checker.check(spooled(json.dumps(LARGE | {"n_discard": 1}).encode()), CHAT)
+        assert (caught.value.refusal.code, caught.value.refusal.param) == ("unsupported_parameter", "n_discard")
+    assert len(helpers()) == 1
+
+
+async def test_the_settings_rules_hold_in_the_helper_too() -> None:
+    part = {"type": "image_url", "image_url": {"url": "https://good.org/a"}}
+    document = LARGE | {"messages": [{"role": "user", "content": [part]}], "n_discard": 1, "pad": "x" * 300_000}
+    checker = Checker(Rules(refused=frozenset(), media_hosts=("good.org",)))
+    body = await checker.check(spooled(json.dumps(document).encode()), CHAT)
+    assert json.loads(b"".join(body.chunks)) == document
+    await checker.close()
+
+
+async def test_helpers_are_reused_and_never_more_than_two(checker: Checker) -> None:
+    bodies = await asyncio.gather(*(checker.check(spooled(json.dumps(LARGE).encode()), CHAT) for _ in range(6)))
+    assert len(helpers()) == 2
+    assert len({body.size for body in bodies}) == 1
+
+
+async def test_closing_ends_every_helper() -> None:
+    checker = Checker(Rules())
+    await checker.check(spooled(json.dumps(LARGE).encode()), CHAT)
+    (pid,) = helpers()
+    await checker.close()
+    assert helpers() == []
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+async def test_a_helper_that_was_killed_is_replaced_and_nobody_notices(checker: Checker) -> None:
+    await checker.check(spooled(json.dumps(LARGE).encode()), CHAT)
+    (pid,) = helpers()
+    os.kill(pid, signal.SIGKILL)
+    body = await checker.check(spooled(json.dumps(LARGE).encode()), CHAT)
+    assert body.model == "m"
+    await until(lambda: pid not in helpers())
+    assert len(helpers()) == 1
+
+
+async def test_signals_for_the_gateway_do_not_end_a_helper(checker: Checker) -> None:
+    await checker.check(spooled(json.dumps(LARGE).encode()), CHAT)
+    (pid,) = helpers()
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
+    await checker.check(spooled(json.dumps(LARGE).encode()), CHAT)
+    assert helpers() == [pid]
+
+
+async def test_a_check_that_takes_too_long_ends_with_its_helper() -> None:
+    checker = Checker(Rules(), time_limit=0.2)
+    with pytest.raises(Refused) as caught:
+        await checker.check(spooled(b'{"input":[' + b"{}," * 1_500_000 + b"{}]}"), CHAT)
+    assert caught.value.refusal.status == 400
+    assert "0.2 s" in caught.value.refusal.message
+    await checker.close()
+    assert helpers() == []
+
+
+async def test_a_body_of_too_many_values_is_refused_within_its_memory() -> None:
+    checker = Checker(Rules(), memory=100 << 20)
+    with pytest.raises(Refused) as caught:
+        await checker.check(spooled(b'{"input":[' + b"{}," * 1_500_000 + b"{}]}"), CHAT)
+    assert (caught.value.refusal.status, caught.value.refusal.code) == (400, "invalid_request")
+    assert "too many values" in caught.value.refusal.message
+    body = await checker.check(b'{"input":[' + b"[]," * 9_000 + b"1]}", CHAT)
+    assert body.size
+    await checker.close()
+
+
+async def test_a_caller_who_leaves_ends_the_check_and_gives_back_its_turn() -> None:
+    checker = Checker(Rules(), helpers=1)
+    slow = spooled(b'{"input":[' + b"{}," * 1_500_000 + b"{}]}")
+    first = asyncio.create_task(checker.check(slow, CHAT))
+    second = asyncio.create_task(checker.check(spooled(json.dumps(LARGE).encode()), CHAT))
+    await until(lambda: len(helpers()) == 1)
+    began = time.monotonic()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert (await second).model == "m"
+    assert time.monotonic() - began < 2.0
+    assert slow.fileno() == -1
+    await checker.close()
+
+
+async def test_a_caller_who_leaves_while_waiting_for_a_helper_is_gone_from_the_line() -> None:
+    checker = Checker(Rules(), helpers=1, waiting=2)
+    spools = [spooled(json.dumps(LARGE).encode()) for _ in range(3)]
+    first, second = (asyncio.create_task(checker.check(spool, CHAT)) for spool in spools[:2])
+    await asyncio.sleep(0)
+    with pytest.raises(Refused) as caught:
+        await checker.check(spools[2], CHAT)
+    assert caught.value.refusal.code == "queue_full"
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    assert spools[1].fileno() == spools[2].fileno() == -1
+    assert (await first).model == "m"
+    assert "0 bodies" in repr(checker)
+    await checker.close()
+
+
+async def test_checking_four_mib_hardly_holds_the_loop(checker: Checker) -> None:
+    """Measured at 1 to 5 ms (bench/loop_hold.py; the promise is 10). A busy machine may be slow, so the bound is wide,
+    but far below the 150 ms that the check itself takes."""
+    message = {"role": "user", "content": "Tell me more of it, please."}
+    spool = spooled(json.dumps({"model": "m", "messages": [message] * 70_000}).encode())
+    await checker.check(spooled(json.dumps(LARGE).encode()), CHAT)
+    longest, done = 0.0, False
+
+    async def watch() -> None:
+        nonlocal longest
+        while not done:
+            began = time.perf_counter()
+            await asyncio.sleep(0)
+            longest = max(longest, time.perf_counter() - began)
+            await asyncio.sleep(0.001)
+
+    watcher = asyncio.create_task(watch())
+    body = await checker.check(spool, CHAT)
+    for _ in body.chunks:
+        await asyncio.sleep(0)
+    done = True
+    await watcher
+    assert longest < 0.1
+    body.close()
+
+
+def test_a_spool_gives_its_memory_back_with_its_last_reference() -> None:
+    spool = spooled(b"x" * 3_000_000)
+    file = spool.fileno()
+    assert (spool.size, os.fstat(file).st_size) == (3_000_000, 3_000_000)
+    assert spool.read(1, 3) == b"xx"
+    del spool
+    with pytest.raises(OSError):
+        os.fstat(file)

@@ -1,0 +1,539 @@
+"""What a JSON body may hold, and that what was checked is what is forwarded."""
+
+import json
+import math
+import string
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import Refusal, Refused
+from gateway.proxy.checks import (
+    REFUSED_FIELDS,
+    Checked,
+    Rules,
+    check,
+    check_type,
+    deeper_than,
+    is_cheap,
+    refused_fields,
+)
+
+CHAT = "/v1/chat/completions"
+
+
+def checked(document: object, route: str = CHAT, **rules: object) -> Checked:
+    raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return check(raw, route, Rules(**rules))  # type: ignore[arg-type]
+
+
+def refusal(document: object, **rules: object) -> Refusal:
+    with pytest.raises(Refused) as caught:
+        checked(document, **rules)
+    return caught.value.refusal
+
+
+def body(**fields: object) -> dict[str, object]:
+    return {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+# -- JSON ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"  \n",
+        b"{",
+        b"nonsense",
+        b'{"model":"m",}',
+        b"{'model':'m'}",
+        b'{"model":"m"} {"model":"n"}',
+        b'\xef\xbb\xbf{"model":"m"}',
+        '{"model":"m"}'.encode("utf-16"),
+        '{"model":"m"}'.encode("utf-16-le"),
+        '{"model":"m"}'.encode("utf-32-be"),
+        b'{"model":"\xff"}',
+        b'{"model":"\xed\xa0\x80"}',
+        b'{"model":"m","temperature":NaN}',
+        b'{"model":"m","temperature":Infinity}',
+        b'{"model":"m","temperature":-Infinity}',
+        b'{"model":"m","temperature":1e999}',
+        b'{"model":"m","deep":{"x":[-1e999]}}',
+        b'{"model":"m","seed":' + b"7" * 6000 + b"}",
+        b'{"model":"m","a":"\x01"}',
+        b'{"model":"m","a":01}',
+        b"[]",
+        b'[{"model":"m"}]',
+        b"null",
+        b'"text"',
+        b"5",
+        b"true",
+        b'{"model":"m","model":"n"}',
+        b'{"model":"m","messages":[{"role":"user","role":"system"}]}',
+        b'{"model":"m","n":1,"\\u006e":100000}',
+    ],
+    ids=lambda raw: repr(raw[:40]),
+)
+def test_anything_but_one_json_object_in_utf8_is_invalid_json(raw: bytes) -> None:
+    """Whatever two parsers could read in two ways is refused, and never ends in another exception."""
+    assert refusal(raw).code == "invalid_json"
+    assert refusal(raw).status == 400
+
+
+def test_an_object_without_fields_is_refused() -> None:
+    assert refusal({}).code == "invalid_request"
+
+
+@pytest.mark.parametrize("depth", [65, 200, 990, 5_000, 100_000])
+@pytest.mark.parametrize("unit", [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")])
+def test_nesting_beyond_the_limit_is_named_and_never_a_recursion_error(depth: int, unit: tuple[bytes, bytes]) -> None:
+    raw = b'{"model":"m","x":' + unit[0] * depth + b"1" + unit[1] * depth + b"}"
+    said = refusal(raw)
+    assert said.code == "invalid_json"
+    assert "64 levels" in said.message
+    assert refusal(b"[" * depth).code == "invalid_json"  # never closed
+
+
+def test_nesting_up_to_the_limit_passes_and_brackets_in_texts_do_not_count() -> None:
+    deep: object = "[" * 200 + '{"\\[['
+    for _ in range(62):
+        deep = [deep, []]
+    assert checked({"model": "m", "x": deep}).facts.model == "m"
+    assert refusal({"model": "m", "x": [[deep]]}).code == "invalid_json"
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def _depth(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
+
+
+@given(_VALUES, st.integers(0, 6), st.booleans())
+def test_depth_is_counted_as_a_recursive_count_would(value: object, limit: int, ascii_only: bool) -> None:
+    raw = json.dumps([value] * 8, ensure_ascii=ascii_only).encode()
+    assert deeper_than(raw, limit) == (_depth([value]) > limit)
+
+
+@given(st.dictionaries(st.text(string.ascii_letters, min_size=1, max_size=8).map("x_".__add__), _VALUES, min_size=1))
+def test_what_is_forwarded_is_what_was_sent_with_its_key_order(document: dict[str, object]) -> None:
+    """Any document without lone surrogates comes out equal; keys stay in order at every level."""
+    result = check(json.dumps(document).encode(), CHAT, Rules())
+    assert json.loads(result.whole()) == document
+    assert json.dumps(json.loads(result.whole())) == json.dumps(document)
+    renamed = json.loads(result.with_model("other").whole())
+    assert renamed == document | {"model": "other"}
+
+
+def test_big_integers_stay_exact_and_floats_keep_their_double() -> None:
+    raw = b'{"model":"m","seed":123456789012345678901234567890,"a":0.10,"b":1E2,"c":-0,"d":0.1234567890123456789}'
+    result = checked(raw).whole()
+    assert b'"seed":123456789012345678901234567890,' in result
+    assert result.endswith(b'"a":0.1,"b":100.0,"c":0,"d":0.12345678901234568}')
+    assert math.isclose(json.loads(result)["d"], 0.1234567890123456789)
+
+
+def test_text_is_forwarded_as_utf8_and_escaped_pairs_are_joined() -> None:
+    result = checked(b'{"model":"m","a":"\\ud83d\\ude00 \\u00e4\\u2028\\u0000"}')
+    assert result.whole() == '{"model":"m","a":"😀 ä\u2028\\u0000"}'.encode()
+    assert result.facts.repaired == 0
+
+
+def test_a_text_cut_inside_an_emoji_is_repaired_and_counted() -> None:
+    result = checked(b'{"model":"m\\ud83d","a":"cut \\ud83d","b":["\\ude00\\ud83d"]}')
+    assert json.loads(result.whole()) == {"model": "m\ufffd", "a": "cut \ufffd", "b": ["\ufffd\ufffd"]}
+    assert result.facts.repaired == 4
+    assert result.facts.model == "m\ufffd"
+
+
+def test_keys_that_repairing_makes_equal_are_refused() -> None:
+    assert refusal(b'{"model":"m","\\ud800":1,"\\ud801":2}').code == "invalid_json"
+
+
+# -- facts ---------------------------------------------------------------------------------------------------------
+
+
+def test_facts_tell_model_stream_slots_and_usage() -> None:
+    facts = checked(body(stream=True, n=3, best_of=5, stream_options={"include_usage": True})).facts
+    assert (facts.model, facts.stream, facts.slots, facts.include_usage) == ("m", True, 5, True)
+    facts = checked({"input": "x"}).facts
+    assert (facts.model, facts.stream, facts.slots, facts.include_usage) == (None, False, 1, False)
+
+
+def test_a_stream_exists_only_on_routes_that_have_streams() -> None:
+    assert checked({"input": "x", "stream": True}, "/v1/responses").facts.stream
+    assert not checked({"input": "x", "stream": True}, "/v1/embeddings").facts.stream
+
+
+def test_null_means_absent_for_fields_that_are_looked_at() -> None:
+    nothing = body(model=None, stream=None, n=None, stop=None, stream_options=None, chat_template=None)
+    assert checked(nothing).facts.model is None
+    assert json.loads(checked(nothing).whole()) == nothing
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"stream": "true"}, {"stream": 1}, {"model": 5}, {"model": ""}, {"model": "x" * 513}, {"model": ["m"]}]
+    + [{name: value} for name in ("n", "best_of") for value in ("2", 2.0, True, 0, -1, [], 129, 10**40)]
+    + [{"top_logprobs": 21}, {"top_logprobs": "5"}],
+    ids=lambda fields: str(fields)[:40],
+)
+def test_a_wrong_type_or_an_exceeded_limit_names_its_field(fields: dict[str, object]) -> None:
+    said = refusal(body(**fields))
+    assert (said.status, said.code) == (400, "invalid_request")
+    assert said.param == next(iter(fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({"n": 129}, "128"),
+        ({"best_of": 129}, "128"),
+        ({"stop": ["x"] * 65}, "64"),
+        ({"stop_sequences": ["x"] * 65}, "64"),
+        ({"top_logprobs": 21}, "20"),
+        ({"grammar": "x" * 65537}, "65536"),
+        ({"guided_json": {"description": "x" * 65536}}, "65536"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"d": "x" * 65536}}}}, "65536"),
+        ({"text": {"format": {"schema": {"d": "x" * 65536}}}}, "65536"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_limit_is_named_and_never_clamped(fields: dict[str, object], limit: str) -> None:
+    assert limit in refusal(body(**fields)).message
+
+
+def test_values_at_the_limits_and_any_number_of_tools_pass() -> None:
+    tools = [{"type": "function", "function": {"name": f"f{i}", "description": "x" * 400}} for i in range(400)]
+    sent = body(n=128, stop=["x"] * 64, top_logprobs=20, grammar="x" * 65536, tools=tools, best_of=128)
+    assert json.loads(checked(sent).whole()) == sent
+
+
+# -- fields --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED_FIELDS))
+def test_each_refused_field_is_refused_by_name(name: str) -> None:
+    parent, _, child = name.rpartition(".")
+    fields = {parent: {"enable_thinking": True, child: "x"}} if parent else {name: "x"}
+    said = refusal(body(**fields))
+    assert (said.status, said.code, said.param) == (400, "unsupported_parameter", name)
+
+
+def test_an_escaped_key_is_the_same_key() -> None:
+    assert refusal(b'{"model":"m","n\\u005fdiscard":-5}').param == "n_discard"
+
+
+def test_what_people_send_daily_passes_untouched() -> None:
+    sent = body(
+        chat_template_kwargs={"enable_thinking": False, "reasoning_effort": "high"},
+        cache_prompt=True,
+        id_slot=-1,
+        lora=[{"id": 0, "scale": 0.5}],
+        min_p=0.05,
+        dry_multiplier=0.8,
+        logit_bias={"15043": -100},
+        tools=[{"type": "function", "function": {"name": "n_discard", "parameters": {"api_key": {}}}}],
+        metadata={"base_url": "https://example.com"},
+    )
+    assert json.loads(checked(sent).whole()) == sent
+
+
+def test_refuse_fields_adds_takes_away_or_replaces() -> None:
+    assert refused_fields("") == REFUSED_FIELDS
+    assert refused_fields("+lora, -chat_template") == REFUSED_FIELDS - {"chat_template"} | {"lora"}
+    assert refused_fields("lora,id_slot") == {"lora", "id_slot"}
+    assert refused_fields("none") == frozenset()
+    assert refused_fields("none +lora") == {"lora"}
+    assert checked(body(n_discard=1), refused=refused_fields("none"))
+    assert refusal(body(lora=[]), refused=refused_fields("lora")).param == "lora"
+
+
+def test_rules_survive_the_way_to_the_helper() -> None:
+    rules = Rules(refused=frozenset({"a"}), media_hosts=("x.org", "*.y.org"), nesting=9)
+    assert Rules.from_wire(json.loads(json.dumps(rules.to_wire()))) == rules
+
+
+# -- media ---------------------------------------------------------------------------------------------------------
+
+EVIL = "http://169.254.169.254/latest/meta-data"
+
+
+def chat_with(part: object) -> dict[str, object]:
+    return body(messages=[{"role": "user", "content": [{"type": "text", "text": "look"}, part]}])
+
+
+SHAPES = {
+    "chat image": lambda url: chat_with({"type": "image_url", "image_url": {"url": url, "detail": "low"}}),
+    "chat image, short": lambda url: chat_with({"type": "image_url", "image_url": url}),
+    "chat image, no type": lambda url: chat_with({"image_url": url}),
+    "chat video": lambda url: chat_with({"type": "video_url", "video_url": {"url": url}}),
+    "chat audio url": lambda url: chat_with({"type": "audio_url", "audio_url": {"url": url}}),
+    "chat input audio": lambda url: chat_with({"type": "input_audio", "input_audio": {"data": url, "format": "wav"}}),
+    "chat file": lambda url: chat_with({"type": "file", "file": {"file_data": url}}),
+    "chat file url": lambda url: chat_with({"type": "file", "file": {"file_url": url}}),
+    "qwen image": lambda url: chat_with({"type": "image", "image": url}),
+    "qwen frames": lambda url: chat_with({"type": "video", "video": ["data:image/png;base64,QQ==", url]}),
+    "tool result": lambda url: body(
+        messages=[{"role": "tool", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    ),
+    "responses image": lambda url: {
+        "input": [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]
+    },
+    "responses file": lambda url: {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": url}]}]},
+    "responses tool": lambda url: {
+        "input": [{"type": "function_call_output", "output": [{"type": "input_image", "image_url": url}]}]
+    },
+    "responses computer": lambda url: {
+        "input": [{"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": url}}]
+    },
+    "messages image": lambda url: body(
+        messages=[{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": url}}]}]
+    ),
+    "messages document": lambda url: body(
+        messages=[{"role": "user", "content": [{"type": "document", "source": {"type": "url", "url": url}}]}]
+    ),
+    "messages tool result": lambda url: body(
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "content": [{"type": "image", "source": {"type": "url", "url": url}}]}
+                ],
+            }
+        ]
+    ),
+    "messages nested document": lambda url: body(
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "document",
+                        "source": {
+                            "type": "content",
+                            "content": [{"type": "image", "source": {"type": "url", "url": url}}],
+                        },
+                    }
+                ],
+            }
+        ]
+    ),
+    "messages system": lambda url: body(system=[{"type": "image", "source": {"type": "url", "url": url}}]),
+    "embeddings chat": lambda url: {"messages": [{"role": "user", "content": [{"image_url": {"url": url}}]}]},
+    "embeddings input": lambda url: {"input": [{"text": "a"}, {"image": url}]},
+    "embeddings parts": lambda url: {"input": [{"content": [{"type": "image_url", "image_url": {"url": url}}]}]},
+    "llama.cpp prompt": lambda url: {"prompt": {"prompt_string": "<__media__>", "multimodal_data": [url]}},
+    "rerank query": lambda url: {"query": {"content": [{"type": "image_url", "image_url": {"url": url}}]}},
+    "rerank documents": lambda url: {"documents": [{"content": [{"type": "image_url", "image_url": url}]}]},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_media_from_elsewhere_is_refused_in_every_shape_and_data_passes(shape: Callable[[str], object]) -> None:
+    said = refusal(shape(EVIL))
+    assert (said.status, said.code) == (400, "unsupported_parameter")
+    assert "MEDIA_HOSTS" in said.message
+    assert EVIL not in said.message
+    inline = shape("data:image/png;base64,QQ==")
+    assert json.loads(checked(inline).whole()) == inline
+    assert checked(shape("https://img.example.org/a.png"), media_hosts=("img.example.org",))
+
+
+def test_the_place_of_refused_media_is_named() -> None:
+    assert refusal(SHAPES["chat image"](EVIL)).param == "messages.0.content.1.image_url.url"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://good.org/a",
+        "https://evil.org/a",
+        "https://good.org@evil.org/",
+        "https://evil.org\\@good.org/",
+        "https://good.org\\.evil.org/",
+        "https://good.org:8443/",
+        "https://good.org:443@evil.org/",
+        "https://good.org.evil.org/",
+        "https://notgood.org/",
+        "https://sub.good.org/",
+        "https://good.org./",
+        "https://good。org/",
+        "https://ɢood.org/",
+        "https://good.org\t/",
+        "https://good.org\n.evil.org/",
+        "https://good.org/a b",
+        " https://good.org/a",
+        "https:good.org",
+        "https:/good.org",
+        "https:///good.org",
+        "//good.org/a",
+        "https://",
+        "https://[::1]/",
+        "https://2130706433/",
+        "https://0x7f000001/",
+        "https://127.1/",
+        "https://good%2eorg/",
+        "https://évil.org/",
+        "ftp://good.org/",
+        "file:///etc/passwd",
+        "gopher://good.org/",
+        "javascript:alert(1)",
+        "blob:https://good.org/1",
+        "dаta:text/plain,cyrillic",
+        " data:image/png;base64,QQ==",
+        "/etc/passwd",
+        "",
+    ],
+)
+def test_no_spelling_of_another_host_passes_for_a_listed_one(url: str) -> None:
+    assert refusal(SHAPES["chat image"](url), media_hosts=("good.org",)).code == "unsupported_parameter"
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("https://good.org", ("good.org",)),
+        ("HTTPS://Good.ORG/a?b=c#d@e", ("good.org",)),
+        ("https://good.org:443/a", ("good.org",)),
+        ("https://good.org:8443/a", ("good.org:8443",)),
+        ("https://cdn.good.org/a", ("x.org", "*.good.org")),
+        ("https://a.b.good.org/a", ("*.good.org",)),
+        ("https://10.0.0.7/a", ("10.0.0.7",)),
+        ("DATA:image/png;base64,QQ==", ()),
+    ],
+)
+def test_a_listed_host_passes(url: str, hosts: tuple[str, ...]) -> None:
+    assert checked(SHAPES["chat image"](url), media_hosts=hosts)
+
+
+def test_a_wildcard_lets_in_neither_its_own_apex_nor_addresses() -> None:
+    assert refusal(SHAPES["chat image"]("https://good.org/"), media_hosts=("*.good.org",))
+    assert refusal(SHAPES["chat image"]("https://10.0.0.1/"), media_hosts=("*.1", "*.0.1"))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        body(tools=[{"function": {"parameters": {"properties": {"image_url": {"type": "string", "url": EVIL}}}}}]),
+        body(messages=[{"role": "user", "content": f"see {EVIL}"}]),
+        body(messages=[{"role": "user", "content": [{"type": "text", "text": EVIL}]}]),
+        body(
+            messages=[
+                {"role": "assistant", "content": [{"type": "tool_use", "name": "get", "input": {"image_url": EVIL}}]},
+                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": EVIL}}]},
+            ]
+        ),
+        body(messages=[{"role": "user", "content": [{"type": "search_result", "source": EVIL, "title": "t"}]}]),
+        body(messages=[{"role": "assistant", "audio": {"id": "audio_1"}}]),
+        chat_with({"type": "input_audio", "input_audio": {"data": "/9j/QQ==", "format": "wav"}}),
+        chat_with({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}}),
+        {"input": [[1, 2, 3], [4]]},
+        {"input": ["text", "https://example.com"]},
+        {"input": [{"type": "input_image", "file_id": "file-1"}]},
+    ],
+    ids=lambda document: json.dumps(document)[-50:],
+)
+def test_text_tools_and_citations_are_not_media(document: dict[str, object]) -> None:
+    assert json.loads(checked(document).whole()) == document
+
+
+# -- model name ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"model":"m"}', b'{"model":"m","a":1}', b'{"a":1,"model":"m"}', b'{"a":1,"model":null,"b":{"model":"z"}}']
+)
+def test_another_model_name_takes_its_place_in_order(raw: bytes) -> None:
+    result = checked(raw)
+    assert result.whole() == raw
+    renamed = result.with_model('served "ä"')
+    assert (
+        renamed.whole()
+        == json.dumps(json.loads(raw) | {"model": 'served "ä"'}, ensure_ascii=False)
+        .replace(": ", ":")
+        .replace(", ", ",")
+        .encode()
+    )
+    assert renamed.size == len(renamed.whole())
+    assert renamed.facts.model == 'served "ä"'
+
+
+def test_a_missing_model_name_can_be_given() -> None:
+    assert checked(b'{"a":1}').whole() == b'{"a":1}'
+    assert checked(b'{"a":1}').with_model("m").whole() == b'{"model":"m","a":1}'
+
+
+# -- head ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ["application/json"],
+        ["Application/JSON; charset=UTF-8"],
+        ['application/json;charset="utf-8"'],
+        ["application/json", "application/json"],
+    ],
+)
+def test_json_is_accepted_in_utf8(kinds: list[str]) -> None:
+    check_type(kinds, ["identity"])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "encodings"),
+    [
+        ([], []),
+        ([""], []),
+        (["text/plain"], []),
+        (["application/x-www-form-urlencoded"], []),
+        (["application/vnd.api+json"], []),
+        (["application/json; charset=utf-16"], []),
+        (["application/json", "text/plain"], []),
+        (["application/json, text/plain"], []),
+        (["application/json"], ["gzip"]),
+        (["application/json"], ["identity", "br"]),
+        (["application/json"], ["identity, gzip"]),
+        (["multipart/form-data; boundary=x"], []),
+    ],
+)
+def test_any_other_type_or_compression_is_415(kinds: list[str], encodings: list[str]) -> None:
+    with pytest.raises(Refused) as caught:
+        check_type(kinds, encodings)
+    assert (caught.value.refusal.status, caught.value.refusal.closes) == (415, True)
+
+
+def test_audio_routes_take_multipart_with_a_boundary() -> None:
+    check_type(["multipart/form-data; boundary=abc"], multipart=True)
+    for kind in ("multipart/form-data", "multipart/mixed; boundary=abc", "application/json"):
+        with pytest.raises(Refused):
+            check_type([kind], multipart=True)
+
+
+# -- cost ----------------------------------------------------------------------------------------------------------
+
+
+def test_large_or_crowded_bodies_are_not_checked_on_the_loop() -> None:
+    assert is_cheap(b'{"messages":[{"role":"user","content":"' + b"words " * 10_000 + b'"}]}')
+    assert not is_cheap(b" " * (256 * 1024 + 1))
+    assert not is_cheap(b'{"input":[' + b"[]," * 5_000 + b"[]]}")
+
+
+@given(st.binary(max_size=200) | st.text(alphabet='{}[]",:\\u0123null.e-', max_size=60).map(str.encode))
+def test_no_bytes_raise_anything_but_a_refusal(raw: bytes) -> None:
+    try:
+        json.loads(check(raw, CHAT, Rules()).whole())
+    except Refused as refused:
+        assert refused.refusal.status == 400
