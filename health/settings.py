@@ -1,7 +1,8 @@
 """The five settings that the health port needs, read from the places where the gateway reads them, in the same order.
 
-Environment, then `.env`, then the TOML file, then the default; in each `WAKEGATE_<NAME>` wins over `<NAME>`. It is a
-small second reader on purpose: `gateway/config.py` needs a quarter of a second to import, this port has 60 ms.
+`WAKEGATE_<NAME>` comes before `<NAME>`, which other programs use as well; then the environment before `.env`, `.env`
+before the TOML file, and that before the default. It is a small second reader on purpose: `gateway/config.py` needs a
+quarter of a second to import, and this port has 60 ms.
 """
 
 from __future__ import annotations
@@ -37,8 +38,6 @@ def read(environ: Mapping[str, str], home: str) -> Settings:
     find = _finder(environ, home)
     wrong: list[str] = []
     port = _port("PORT_HEALTH", find("PORT_HEALTH") or "8001", wrong)
-    if port == _port("PORT", find("PORT") or "8000", []) and port != 0:
-        wrong.append(f"PORT_HEALTH is {port}, and so is PORT: they are two servers, give each a port of its own")
     path = find("HEALTH_CHECK_PATH") or "/ping"
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path or "?" in path:
         wrong.append(f'HEALTH_CHECK_PATH is "{path}": give a plain path that begins with a slash, such as /ping')
@@ -78,12 +77,12 @@ def _finder(environ: Mapping[str, str], home: str) -> Callable[[str], str | None
     toml = _toml(environ.get("WAKEGATE_CONFIG") or dotenv.get("WAKEGATE_CONFIG"))
 
     def find(name: str) -> str | None:
-        for place in (environ, dotenv):
-            value = place.get("WAKEGATE_" + name) or place.get(name)
-            if value:
-                return value.strip()
-        value = toml.get(name.lower())
-        return None if value is None else str(value).strip()
+        for key in ("WAKEGATE_" + name, name):
+            for place in (environ, dotenv):
+                if value := place.get(key, "").strip():
+                    return value
+        last = toml.get(name.lower())
+        return None if last is None else str(last)
 
     return find
 

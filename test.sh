@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Passes the tests from an empty machine: installs what they need (as root also Debian packages), then runs pytest.
+#
+#   ./test.sh                          all of them
+#   ./test.sh -q tests/health -k ping  arguments are pytest's
+set -uo pipefail
+
+cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" || exit 1
+root=$PWD
+# shellcheck source=scripts/setup.sh
+source "$root/scripts/setup.sh"
+
+set_up_for_tests
+exec "$venv/bin/python" -m pytest "$@"
