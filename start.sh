@@ -20,7 +20,12 @@ fi
 
 script=${BASH_SOURCE[0]}
 [[ ! -L $script ]] || script=$(readlink -f -- "$script")
-case $script in */*) here=$(cd -- "${script%/*}" && pwd -P) ;; *) here=$PWD ;; esac
+# Without $(…): each is a process, and the second run of this script has milliseconds.
+here=$PWD
+if [[ $script == */* ]]; then
+  cd -P -- "${script%/*}" && here=$PWD
+  cd -- "$OLDPWD" || exit 1
+fi
 # A checkout has health/ and gateway/ beside this script; an installed wheel has this script inside gateway/.
 if [[ -d $here/health ]]; then root=$here; else root=${here%/*}; fi
 
@@ -44,7 +49,7 @@ fail() { # CODE LINE
   exit "$1"
 }
 
-usage() { sed -n '2,5s/^# \{0,1\}//p' "$script"; }
+usage() { sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 # --- The end --------------------------------------------------------------------------------------------------------
 
@@ -153,8 +158,10 @@ make_run_dir() {
   # tmpfs, so that the heartbeat costs no disk; never DATA_DIR, which may be a network volume that others see.
   for place in "/run/user/$UID" /dev/shm /tmp; do
     [[ -d $place && -w $place ]] || continue
-    run_dir=$(mktemp -d "$place/wakegate.XXXXXXXX" 2>/dev/null) && return # mktemp makes it with mode 0700
+    run_dir=$place/wakegate.${boot%%-*}
+    ! mkdir -m 0700 -- "$run_dir" 2>/dev/null || return 0
   done
+  run_dir=''
   fail 1 "No place for the run folder: /run/user/$UID, /dev/shm and /tmp cannot be written; mount a tmpfs on /tmp"
 }
 
@@ -222,8 +229,8 @@ trap 'on_signal TERM' TERM
 trap 'on_signal INT' INT
 trap 'on_signal TERM' HUP # the terminal went away
 
-make_run_dir
 read -r boot </proc/sys/kernel/random/uuid
+make_run_dir
 export WAKEGATE_RUN_DIR=$run_dir WAKEGATE_BOOT=$boot
 
 if ((set_up)); then

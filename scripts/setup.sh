@@ -233,7 +233,7 @@ show() { # LABEL LINE-FILTER COMMAND…: runs it, and gives up with one line whe
 }
 
 explain() { # LABEL: the last command's output in words that somebody can act on
-  local why="failed"
+  local why
   if said 'No space left on device|Disk quota exceeded|not enough free space'; then
     why="the disk is full: free some space (the packages need 1 GB, compiling llama-cpp-python 2 GB more)"
   elif said 'Temporary failure|Name or service not known|Failed to establish a new connection|Network is unreachable|No route to host|Could not resolve|Connection (refused|reset|timed out|broken)|ConnectTimeout|ReadTimeout|Max retries exceeded|ProxyError|Could not connect'; then
@@ -246,6 +246,8 @@ explain() { # LABEL: the last command's output in words that somebody can act on
     why="another package manager is at work: let it finish, then run this again"
   elif said 'Killed signal terminated program|cannot allocate memory|out of memory'; then
     why="memory ran out: 2 GB per core are needed; set CMAKE_BUILD_PARALLEL_LEVEL=1 and run this again"
+  else
+    why="failed: $(grep -aiE 'error' "$log" | tail -n 1 | cut -c 1-200)"
   fi
   litter=("${litter[@]:1}") # the log stays
   give_up 1 "$1: $why. Everything that was said stands in $log"

@@ -230,7 +230,7 @@ def test_who_may_not_install_packages_is_told_what_to_type(bash):
         ("SSLError(CERTIFICATE_VERIFY_FAILED)", "the registry's TLS certificate is not trusted here"),
         ("PermissionError: [Errno 13] Permission denied: '/a/b'", "a folder cannot be written by"),
         ("c++: fatal error: Killed signal terminated program cc1plus", "memory ran out"),
-        ("something else", "failed. Everything that was said stands in"),
+        ("ERROR: something else", "failed: ERROR: something else. Everything that was said stands in"),
     ],
 )
 def test_a_failure_is_one_line_that_names_the_log_and_keeps_it(bash, said, line):
