@@ -326,7 +326,11 @@ ensure_python() { # [FILE]
         done
       fi
     fi
-    need "WakeGate needs Python 3.11 to 3.14 with venv" "${packages[@]}"
+    # Whoever has to type this shall not be told of the compiler only afterwards.
+    choose
+    missing_compilers=()
+    [[ $flavour == none ]] || llama_wheel || find_compilers
+    need "WakeGate needs Python 3.11 to 3.14 with venv" "${packages[@]}" "${missing_compilers[@]}"
     find_python
     ((score >= 1000)) || give_up 2 "There is no Python 3.11 to 3.14 with venv among ${packages[*]}: install one"
   fi
@@ -366,6 +370,14 @@ llama_wheel() { # whether there is one: $wheel; where they are kept: $wheels
   [[ -e $wheel ]]
 }
 
+find_compilers() { # → $missing_compilers, as Debian packages
+  missing_compilers=()
+  hash c++ 2>/dev/null || hash g++ 2>/dev/null || hash clang++ 2>/dev/null || missing_compilers+=(g++)
+  hash cmake 2>/dev/null || missing_compilers+=(cmake)
+  # Ninja comes from the registry as well; only who installs the others anyway gets it from Debian.
+  ((${#missing_compilers[@]} == 0)) || hash ninja 2>/dev/null || missing_compilers+=(ninja-build)
+}
+
 ensure_llama_wheel() {
   if [[ $flavour == cuda ]] && ! nvidia-smi -L >>"$log" 2>&1; then
     step "nvidia-smi sees no GPU: llama-cpp-python will be the CPU build"
@@ -374,13 +386,11 @@ ensure_llama_wheel() {
     step "There is an NVIDIA GPU, but no nvcc: this will be a CPU build. For the GPU install the CUDA toolkit (apt-get install -y nvidia-cuda-toolkit, or NVIDIA's) and run this again"
   fi
   ! llama_wheel || return 0
-  local missing=() options=-DGGML_NATIVE=OFF part # a build for this very CPU would die elsewhere with SIGILL
-  hash c++ 2>/dev/null || hash g++ 2>/dev/null || hash clang++ 2>/dev/null || missing+=(g++)
-  hash cmake 2>/dev/null || missing+=(cmake)
-  hash ninja 2>/dev/null || missing+=(ninja-build)
-  # Ninja alone comes from the registry as well.
-  if [[ ${missing[*]} != "" && ${missing[*]} != ninja-build ]]; then
-    need "llama-cpp-python has to be compiled once (or have llama-server on PATH, or set UPSTREAM_URL)" "${missing[@]}"
+  local options=-DGGML_NATIVE=OFF part # a build for this very CPU would die elsewhere with SIGILL
+  find_compilers
+  if ((${#missing_compilers[@]})); then
+    need "llama-cpp-python has to be compiled once (or have llama-server on PATH, or set UPSTREAM_URL)" \
+      "${missing_compilers[@]}"
   fi
   if [[ $flavour == cuda ]]; then
     options+=" -DGGML_CUDA=on"
@@ -476,6 +486,11 @@ set_up_for_tests() {
   while read -r command package why; do
     [[ -z $command ]] || hash "$command" 2>/dev/null || missing+=("$package")
   done <<<"$test_tools"
+  if ! known_python; then
+    find_python
+    # As root ensure_python installs it, and knows better which.
+    ((EUID == 0 || score >= 1000)) || missing=(python3 python3-venv "${missing[@]}")
+  fi
   if ((${#missing[@]})); then
     open_log
     need "The tests need ${missing[*]}" "${missing[@]}"

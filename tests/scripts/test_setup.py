@@ -221,6 +221,16 @@ def test_who_may_not_install_packages_is_told_what_to_type(bash):
     )
 
 
+def test_everything_that_is_missing_is_told_at_once(bash):
+    """Python first and the compiler an hour later would be two evenings."""
+    script = NO_GPU + 'find_python() { base_python="" score=0; }; hash() { false; }; ensure_python'
+    packages = "python3 python3-venv g++ cmake ninja-build"
+    assert f"apt-get install -y {packages} (or what" in bash(script, code=2)
+    assert "apt-get install -y python3 python3-venv (or what" in bash(script, code=2, UPSTREAM_URL="http://host:1")
+    made_for_3_12 = script.replace('base_python="" score=0', "base_python=/usr/bin/python3.12 score=112")
+    assert "apt-get install -y python3.12-venv g++ cmake" in bash(made_for_3_12, code=2)
+
+
 @pytest.mark.parametrize(
     ("said", "line"),
     [
