@@ -1,0 +1,1 @@
+"""Something that already runs, at UPSTREAM_URL: looked at, never started or stopped."""

@@ -1,0 +1,161 @@
+"""The gateway's end of a guard: what it hears, what it may order, and what it does when the guard is killed."""
+
+import asyncio
+import errno
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.engines import Launcher, fake_engine, soon, text_of, with_cookie
+
+SOON = 2.0
+"""Seconds within which nothing of a killed engine may live."""
+
+
+@pytest.fixture
+async def launch(tmp_path: Path) -> AsyncIterator[Launcher]:
+    launcher = Launcher(tmp_path)
+    yield launcher
+    for engine in launcher.engines:
+        engine.stop(0)
+        await engine.gone
+
+
+async def test_an_exit_is_told_with_its_code_and_the_last_lines(launch: Launcher) -> None:
+    engine = launch("/bin/sh", "-c", "echo one; echo two >&2; exit 7")
+    ended = await engine.exited
+    assert (ended.code, ended.tail, ended.lost_guard) == (7, ("one", "two"), False)
+    assert await engine.gone is True
+    lines = launch.log.read_text().splitlines()
+    assert lines[0].startswith("[guard] ")
+    assert lines[1:] == ["one", "two"]
+
+
+async def test_a_signal_is_told_as_minus_its_number(launch: Launcher) -> None:
+    engine = launch("/bin/sh", "-c", "kill -11 $$")
+    assert (await engine.exited).code == -signal.SIGSEGV
+
+
+@pytest.mark.parametrize("program, name", [("no-such-program", "ENOENT"), ("/etc/passwd", "EACCES")])
+async def test_a_program_that_cannot_be_run_is_told_by_its_errno(launch: Launcher, program: str, name: str) -> None:
+    engine = launch(program)
+    assert (await engine.started).error == getattr(errno, name)
+    assert await engine.gone is True
+
+
+async def test_a_polite_stop_lets_the_engine_finish(launch: Launcher) -> None:
+    engine = await launch.ready("--slow-term", "0.3")
+    engine.stop(5)
+    assert (await engine.exited).code == 0
+    assert await engine.gone is True
+
+
+async def test_a_stop_is_a_kill_once_its_grace_is_over(launch: Launcher) -> None:
+    engine = await launch.ready("--ignore-term")
+    engine.stop(0.2)
+    async with asyncio.timeout(SOON):
+        assert (await engine.exited).code == -signal.SIGKILL
+        assert await engine.gone is True
+
+
+async def test_a_second_stop_may_shorten_the_grace(launch: Launcher) -> None:
+    """The second Ctrl-C."""
+    engine = await launch.ready("--ignore-term")
+    engine.stop(60)
+    engine.stop(0)
+    async with asyncio.timeout(SOON):
+        assert (await engine.exited).code == -signal.SIGKILL
+
+
+async def test_a_shell_around_the_engine_does_not_keep_the_signal_to_itself(launch: Launcher) -> None:
+    """TERM goes to the whole group, and what outlives its shell has a moment to finish."""
+    inner = " ".join(fake_engine("--port", "0", "--slow-term", "0.3"))
+    engine = launch("/bin/sh", "-c", f"{inner}; true")
+    await soon(lambda: "ready" in text_of(launch.log).split(), "the engine")
+    engine.stop(5)
+    assert await engine.gone is True
+    assert with_cookie(launch.cookie) == []
+
+
+async def test_the_stop_command_comes_before_term(launch: Launcher) -> None:
+    """An engine that would outlive TERM by far ends by its own command."""
+    number = launch.log.with_name("pid")
+    inner = " ".join(fake_engine("--port", "0", "--ignore-term"))
+    engine = launch(
+        "/bin/sh", "-c", f"echo $$ > {number}; exec {inner}", stop=["/bin/sh", "-c", f"kill -KILL $(cat {number})"]
+    )
+    await soon(lambda: "ready" in text_of(launch.log).split(), "the engine")
+    engine.stop(30)
+    async with asyncio.timeout(SOON):
+        assert (await engine.exited).code == -signal.SIGKILL
+        assert await engine.gone is True
+
+
+async def test_a_stop_command_that_hangs_has_the_grace_and_no_more(launch: Launcher) -> None:
+    engine = await launch.ready(stop=["/bin/sleep", "60"])
+    engine.stop(0.3)
+    async with asyncio.timeout(SOON):
+        assert await engine.gone is True
+    assert with_cookie(launch.cookie) == []
+
+
+async def test_a_stop_command_that_is_not_there_is_passed_over(launch: Launcher) -> None:
+    engine = await launch.ready("--slow-term", "0", stop=["no-such-program"])
+    engine.stop(5)
+    assert (await engine.exited).code == 0
+    assert "The stop command did not start" in launch.log.read_text()
+
+
+async def test_hanging_up_ends_the_engine_and_is_confirmed(launch: Launcher) -> None:
+    engine = await launch.ready()
+    engine.hang_up()
+    async with asyncio.timeout(SOON):
+        assert await engine.gone is True
+
+
+async def test_a_killed_guard_is_noticed_at_once_and_swept_up_after(launch: Launcher) -> None:
+    engine = await launch.ready("--spawn", "setsid", "--ignore-term")
+    engine.kill_guard()
+    async with asyncio.timeout(SOON):
+        assert (await engine.exited).lost_guard
+        assert await engine.gone is True
+    assert with_cookie(launch.cookie) == []
+    await soon(lambda: not Path(f"/proc/{engine.guard_pid}").exists(), "the guard's zombie is reaped")
+
+
+async def test_zombies_of_the_engine_are_reaped(launch: Launcher) -> None:
+    """The guard is the subreaper: an orphan's end does not wait for PID 1, which in a container may be anything."""
+    engine = launch("/bin/sh", "-c", "(sh -c 'exec sleep 0.05' &) ; sleep 0.5; echo done; sleep 60")
+    await soon(lambda: "done" in text_of(launch.log), "the shell")
+    children = Path(f"/proc/{engine.guard_pid}/task/{engine.guard_pid}/children").read_text().split()
+    assert [int(pid) for pid in children] == [(await engine.started).pid]
+
+
+async def test_output_counts_as_a_sign_of_life(launch: Launcher) -> None:
+    engine = launch("/bin/sh", "-c", "echo a; sleep 1.2; echo b; echo c; sleep 60")
+    await soon(lambda: engine.lines == 1, "the first line")
+    await soon(lambda: engine.lines == 3, "the others, told once")
+
+
+# --- Its log ---
+
+
+async def test_the_log_rotates_to_one_old_file(launch: Launcher) -> None:
+    engine = launch(*fake_engine("--port", "0", "--print", "2000", "--crash", "ready"), limit=16384)
+    await engine.gone
+    old = launch.log.with_name(launch.log.name + ".1")
+    assert launch.log.stat().st_size <= 16384
+    assert old.stat().st_size == 16384
+    assert sorted(path.name for path in launch.log.parent.iterdir()) == ["engine.txt", "engine.txt.1"]
+    assert "something broke" in launch.log.read_text()
+
+
+async def test_the_engine_does_not_notice_a_log_that_cannot_be_written(launch: Launcher, tmp_path: Path) -> None:
+    """The folder is not there: 200 kB are dropped, the engine starts, serves and is stopped as ever."""
+    engine = launch(*fake_engine("--port", "0", "--print", "2000"), log=str(tmp_path / "nowhere" / "engine.txt"))
+    await soon(lambda: engine.lines >= 2000, "the engine's output")
+    engine.stop(5)
+    assert (await engine.exited).code == -signal.SIGTERM
+    assert any("line 1999" in line for line in engine.exited.result().tail)

@@ -1,0 +1,212 @@
+"""The contract of providers/base.py, one class for every provider.
+
+A provider joins by a `Case` in CASES: how it is made, and how what it watches is made to fail.
+"""
+
+import asyncio
+import inspect
+import os
+import shlex
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import pytest
+
+from gateway.providers.base import Gone, Instance, Intent, Loading, Provider, ProviderError, Ready
+from gateway.providers.catalogue import PROVIDERS, provider_class
+from gateway.providers.external.provider import ExternalProvider, Pace, endpoint_of
+from gateway.providers.local.commands import EngineSpec, Installed
+from gateway.providers.local.provider import LocalProvider
+from tests.support.engines import FullJournal, ListJournal, Watcher, engine_self, fake_engine, with_cookie
+
+
+@dataclass
+class Case:
+    """One provider with something that it can start, and that dies when told."""
+
+    provider: Provider
+    break_it: Callable[[Instance], "asyncio.Future[None]"]
+    left: Callable[[], list[int]]
+    """Process ids that a stop should have ended."""
+
+
+class Maker(Protocol):
+    async def __call__(self, stack: AsyncExitStack, folder: Path) -> Case: ...
+
+
+async def local(stack: AsyncExitStack, folder: Path) -> Case:
+    async def no_model(_tell: Callable[[Loading], None]) -> None:
+        return None
+
+    async def break_it(instance: Instance) -> None:
+        pid = (await engine_self(instance.endpoint))["pid"]
+        assert isinstance(pid, int)
+        os.kill(pid, 9)
+
+    boot = f"c{os.getpid()}{abs(hash(folder))}"
+    command = shlex.join(fake_engine("--load", "0.15", "--spawn", "setsid"))
+    provider = LocalProvider(
+        EngineSpec(engine_command=f"{command} --socket {{socket}}", served_names=("fake",), max_num_seqs=4),
+        resolve=no_model,
+        run_folder=folder,
+        boot=boot,
+        log_path=folder / "engine.txt",
+        installed=Installed,
+    )
+    return Case(provider, lambda instance: asyncio.ensure_future(break_it(instance)), lambda: with_cookie(boot))
+
+
+async def external(stack: AsyncExitStack, folder: Path) -> Case:
+    process = subprocess.Popen(fake_engine("--port", "0", "--load", "0.15"), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    stack.callback(process.stdout.close)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    port = next(line.split()[-1] for line in process.stdout if line.startswith("listening on"))
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+
+    async def break_it(instance: Instance) -> None:
+        process.kill()
+
+    provider = ExternalProvider(
+        endpoint_of(f"http://127.0.0.1:{port}/v1"),
+        session=session,
+        models=("fake",),
+        concurrency=4,
+        pace=Pace(first=0.02, longest=0.05, steady=0.05, within=2),
+    )
+    return Case(provider, lambda instance: asyncio.ensure_future(break_it(instance)), list)
+
+
+CASES: dict[str, Maker] = {"local": local, "external": external}
+
+
+def test_every_provider_is_held_to_the_contract() -> None:
+    assert set(CASES) == set(PROVIDERS)
+
+
+@pytest.fixture(params=sorted(CASES))
+async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Case]:
+    async with AsyncExitStack() as stack:
+        made = await CASES[request.param](stack, tmp_path)
+        yield made
+        for instance in await made.provider.list():
+            await made.provider.stop(instance, within=0)
+        await made.provider.close()
+
+
+class TestContract:
+    """What the conductor may rely on."""
+
+    def test_its_name_is_the_one_in_the_catalogue(self, case: Case) -> None:
+        assert provider_class(case.provider.name) is type(case.provider)
+
+    def test_it_has_every_method_of_the_contract(self, case: Case) -> None:
+        for name, member in inspect.getmembers(Provider, inspect.isfunction):
+            if not name.startswith("_"):
+                assert inspect.signature(getattr(type(case.provider), name)) == inspect.signature(member), name
+
+    async def test_what_is_known_beforehand_is_said_beforehand(self, case: Case) -> None:
+        assert case.provider.profile.models == ("fake",)
+        assert case.provider.profile.concurrency == 4
+        assert await case.provider.price() == 0
+
+    async def test_a_start_returns_before_anything_serves_and_is_written_down(self, case: Case) -> None:
+        journal = ListJournal()
+        async with asyncio.timeout(0.5):
+            instance = await case.provider.start(Intent("main", 7), journal)
+        assert [(facts["upstream"], facts["run"]) for _, facts in journal.notes] == [("main", 7)]
+        assert instance.provider == case.provider.name
+        assert await case.provider.list() == [instance]
+
+    async def test_a_start_that_cannot_be_written_down_does_not_happen(self, case: Case) -> None:
+        with pytest.raises(ProviderError):
+            await case.provider.start(Intent("main", 1), FullJournal())
+        assert await case.provider.list() == []
+        assert case.left() == []
+
+    async def test_news_begin_with_loading_and_come_to_ready(self, case: Case) -> None:
+        instance, watcher = await self.started(case)
+        ready = await watcher.first(Ready)
+        assert isinstance(watcher.heard[0], Loading)
+        assert all(one != other for one, other in zip(watcher.heard, watcher.heard[1:], strict=False))
+        assert ready == Ready(("fake",), 4)
+        assert isinstance(await engine_self(instance.endpoint), dict)
+
+    async def test_a_watcher_that_comes_late_hears_what_is(self, case: Case) -> None:
+        instance = await case.provider.start(Intent("main", 1), ListJournal())
+        await asyncio.sleep(0.4)
+        await Watcher(case.provider, instance).first(Ready)
+
+    async def test_its_death_is_told_and_is_the_last_news(self, case: Case) -> None:
+        instance, watcher = await self.started(case)
+        await watcher.first(Ready)
+        await case.break_it(instance)
+        gone = await watcher.gone()
+        assert gone.reason.endswith((".", ")."))
+        assert not gone.lasting
+        assert await case.provider.list() == []
+
+    async def test_a_watcher_after_the_end_hears_the_end(self, case: Case) -> None:
+        instance, watcher = await self.started(case)
+        await case.provider.stop(instance, within=2)
+        first = await watcher.gone()
+        assert await Watcher(case.provider, instance).gone() == first
+
+    async def test_an_unknown_instance_is_gone(self, case: Case) -> None:
+        instance, _ = await self.started(case)
+        stranger = Instance("nobody", instance.provider, instance.endpoint, 0.0)
+        assert isinstance(await Watcher(case.provider, stranger).gone(), Gone)
+        await case.provider.stop(stranger, within=1)
+
+    async def test_after_a_stop_nothing_is_left(self, case: Case) -> None:
+        instance, watcher = await self.started(case)
+        await watcher.first(Ready)
+        await case.provider.stop(instance, within=2)
+        assert case.left() == []
+        assert await case.provider.list() == []
+        assert isinstance(await watcher.gone(), Gone)
+
+    async def test_a_stop_of_something_gone_succeeds(self, case: Case) -> None:
+        instance, watcher = await self.started(case)
+        await case.provider.stop(instance, within=2)
+        await case.provider.stop(instance, within=2)
+        await watcher.gone()
+
+    async def test_a_stop_during_the_start_is_a_stop(self, case: Case) -> None:
+        instance = await case.provider.start(Intent("main", 1), ListJournal())
+        await case.provider.stop(instance, within=2)
+        assert case.left() == []
+        await Watcher(case.provider, instance).gone()
+
+    async def test_it_can_be_started_again(self, case: Case) -> None:
+        first, watcher = await self.started(case)
+        await case.provider.stop(first, within=2)
+        await watcher.gone()
+        second = await case.provider.start(Intent("main", 2), ListJournal())
+        assert second.id != first.id
+        await Watcher(case.provider, second).first(Ready)
+
+    async def test_what_it_cannot_do_it_refuses_for_good(self, case: Case) -> None:
+        instance, _ = await self.started(case)
+        assert not case.provider.profile.can_rest
+        for order in (case.provider.rest, case.provider.wake):
+            with pytest.raises(ProviderError) as refused:
+                await order(instance)
+            assert refused.value.lasting
+
+    async def test_closing_twice_is_closing(self, case: Case) -> None:
+        await self.started(case)
+        await case.provider.close()
+        await case.provider.close()
+        assert case.left() == []
+
+    @staticmethod
+    async def started(case: Case) -> tuple[Instance, Watcher]:
+        instance = await case.provider.start(Intent("main", 1), ListJournal())
+        return instance, Watcher(case.provider, instance)
