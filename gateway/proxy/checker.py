@@ -28,16 +28,22 @@ PIECE = 256 * 1024
 """Bytes that are read from a spool, or written to one, in one go on the event loop."""
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from gateway.proxy.check_child import main; main()"
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from gateway.proxy.check_child import main; main()"
 _PACKET_MAX = 64 * 1024
 
 
 class Spool:
     """A body in a memory file: no path, no disk. Close it; a forgotten one closes with its last reference."""
 
+    _file = -1
+
     def __init__(self) -> None:
+        """Raises Refused when files or memory are short."""
         self.size = 0
-        self._file = os.memfd_create("wakegate-body", os.MFD_CLOEXEC)
+        try:
+            self._file = os.memfd_create("wakegate-body", os.MFD_CLOEXEC)
+        except OSError as error:
+            raise _no_room() from error
 
     def __repr__(self) -> str:
         return f"<Spool {self.size} bytes{' closed' if self._file < 0 else ''}>"
@@ -46,10 +52,13 @@ class Spool:
         return self._file
 
     def write(self, data: bytes) -> None:
-        """Append. Raises OSError when memory is short."""
+        """Append. Raises Refused when memory is short."""
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view[:PIECE]) :]
+        try:
+            while view:
+                view = view[os.write(self._file, view[:PIECE]) :]
+        except OSError as error:
+            raise _no_room() from error
         self.size += len(data)
 
     def read(self, start: int, end: int) -> bytes:
@@ -62,6 +71,10 @@ class Spool:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _no_room() -> Refused:
+    return refuse("overloaded", "There is no memory left for a request of this size.", retry_after=5)
 
 
 class Pieces(Sequence[bytes]):
@@ -111,6 +124,10 @@ class Body:
     @property
     def slots(self) -> int:
         return self.facts.slots
+
+    @property
+    def choices(self) -> int:
+        return self.facts.choices
 
     def with_model(self, model: str) -> "Body":
         """The same body under another model name: nothing is copied or parsed again."""
@@ -236,7 +253,7 @@ class Checker:
             if is_cheap(raw):
                 return body_of(check(raw, route, self._rules))
             data, raw = raw, Spool()
-            raw.write(data)
+            raw.write(data)  # refused: the spool closes with its last reference
         try:
             held, facts = await self._elsewhere(raw, route)
         except BaseException:

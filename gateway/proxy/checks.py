@@ -86,15 +86,16 @@ class Rules:
 
 
 def refused_fields(setting: str) -> frozenset[str]:
-    """What `REFUSE_FIELDS` means: `+name` adds to the list, `-name` takes from it, bare names replace it; or `none`."""
-    words = [word for word in re.split(r"[,\s]+", setting.strip()) if word]
+    """What `REFUSE_FIELDS` means: bare names are the list; only `+name` and `-name` change the usual one; else none."""
+    words = [word for word in re.split(r"[,\s]+", setting) if word]
+    changes = [word for word in words if word[0] in "+-"]
     bare = {word for word in words if word[0] not in "+-"}
-    fields = set(bare - {"none"}) if bare else set(REFUSED_FIELDS)
-    for word in words:
-        if word[0] == "+":
-            fields.add(word[1:])
-        elif word[0] == "-":
-            fields.discard(word[1:])
+    fields = bare - {"none"} if bare or not changes else set(REFUSED_FIELDS)
+    for change in changes:
+        if change[0] == "+":
+            fields.add(change[1:])
+        else:
+            fields.discard(change[1:])
     return frozenset(fields)
 
 
@@ -107,6 +108,8 @@ class Facts:
     """The caller asks for a stream, on a route that has streams."""
     slots: int = 1
     """How many answers the engine will work on at once (`n`, `best_of`)."""
+    choices: int = 1
+    """How many answers will come (`n`): a stream has ended when each has."""
     include_usage: bool = False
     repaired: int = 0
     """Lone surrogates that became U+FFFD."""
@@ -376,6 +379,7 @@ def _facts(document: dict[str, Any], route: str, repaired: int) -> Facts:
         model=model,
         stream=stream is True and for_route(route).streams,
         slots=max(document.get("n") or 1, document.get("best_of") or 1),
+        choices=document.get("n") or 1,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         repaired=repaired,
     )

@@ -162,7 +162,7 @@ class StreamWatch:
     @property
     def sequence(self) -> int:
         """The number for an event of our own after what was passed (`/v1/responses`)."""
-        numbers = _SEQUENCE.findall(self._last)
+        numbers = _SEQUENCE.findall(self._last) if self._dialect is RESPONSES else ()
         return int(numbers[-1]) + 1 if numbers else 0
 
     def feed(self, events: bytes) -> bytes:

@@ -1,11 +1,14 @@
 """Large bodies are checked in a helper process, with the same result, and without holding the loop."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -230,3 +233,50 @@ def test_a_spool_gives_its_memory_back_with_its_last_reference() -> None:
     del spool
     with pytest.raises(OSError):
         os.fstat(file)
+
+
+async def test_no_room_for_a_body_is_a_refusal_that_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", full)
+    with pytest.raises(Refused) as caught:
+        Spool()
+    assert (caught.value.refusal.status, caught.value.refusal.code) == (503, "overloaded")
+
+
+HOUSEHOLD = """
+import asyncio, sys
+from gateway.proxy.checker import Checker, Spool
+from gateway.proxy.checks import Rules
+
+async def main():
+    checker, spool = Checker(Rules()), Spool()
+    spool.write(b'{"model":"m"}')
+    await checker.check(spool, "/v1/chat/completions")
+    print(checker._free[0].process.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_gateway_that_is_killed_leaves_no_helper_behind() -> None:
+    gateway = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOUSEHOLD, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert gateway.stdout is not None
+    helper = int(await gateway.stdout.readline())
+    assert os.path.exists(f"/proc/{helper}")
+    gateway.kill()
+    await gateway.wait()
+    await until(lambda: not alive(helper))
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; a zombie that nobody waits for has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -167,7 +167,7 @@ def test_keys_that_repairing_makes_equal_are_refused() -> None:
 
 def test_facts_tell_model_stream_slots_and_usage() -> None:
     facts = checked(body(stream=True, n=3, best_of=5, stream_options={"include_usage": True})).facts
-    assert (facts.model, facts.stream, facts.slots, facts.include_usage) == ("m", True, 5, True)
+    assert (facts.model, facts.stream, facts.slots, facts.choices, facts.include_usage) == ("m", True, 5, 3, True)
     facts = checked({"input": "x"}).facts
     assert (facts.model, facts.stream, facts.slots, facts.include_usage) == (None, False, 1, False)
 
@@ -252,7 +252,8 @@ def test_what_people_send_daily_passes_untouched() -> None:
 
 
 def test_refuse_fields_adds_takes_away_or_replaces() -> None:
-    assert refused_fields("") == REFUSED_FIELDS
+    assert refused_fields(",".join(REFUSED_FIELDS)) == REFUSED_FIELDS
+    assert refused_fields("") == frozenset()
     assert refused_fields("+lora, -chat_template") == REFUSED_FIELDS - {"chat_template"} | {"lora"}
     assert refused_fields("lora,id_slot") == {"lora", "id_slot"}
     assert refused_fields("none") == frozenset()
