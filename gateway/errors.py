@@ -1,4 +1,4 @@
-"""Every refusal a caller can meet, once: status, stable code, whether a retry can help, and a sentence that says what to do.
+"""Every refusal a caller can meet, once: status, stable code, whether a retry can help, and what to do about it.
 
 The codes are promises (docs/reference/errors.md is generated from `CATALOGUE`). Rendering lives here too, so that the
 OpenAI shape is written in one place; a route with another shape (`/v1/messages`) asks its dialect.
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 RETRY_AFTER_MAX = 60
-"""Seconds. Older OpenAI SDKs ignore a longer Retry-After, the newest gives up above 120 (measured, three generations)."""
+"""Seconds. Older OpenAI SDKs ignore a longer Retry-After, the newest gives up above 120 (three generations tried)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,15 @@ INVALID, AUTH, FORBIDDEN = "invalid_request_error", "authentication_error", "per
 LIMIT, SERVER = "rate_limit_error", "server_error"
 
 CATALOGUE: dict[str, Kind] = {
-    "invalid_request": Kind(400, INVALID, None, "The request is not one that can be served; the message names the part."),
-    "invalid_json": Kind(400, INVALID, None, "The body is not a JSON object, or not one that every parser reads alike."),
-    "unsupported_parameter": Kind(400, INVALID, None, "A field that could harm the engine, or exceeds a limit; `param` names it."),
+    "invalid_request": Kind(
+        400, INVALID, None, "The request is not one that can be served; the message names the part."
+    ),
+    "invalid_json": Kind(
+        400, INVALID, None, "The body is not a JSON object, or not one that every parser reads alike."
+    ),
+    "unsupported_parameter": Kind(
+        400, INVALID, None, "A field that could harm the engine, or exceeds a limit; `param` names it."
+    ),
     "invalid_api_key": Kind(401, AUTH, None, "No key, or a wrong one; the message says which header came."),
     "forbidden": Kind(403, FORBIDDEN, None, "The key is right, and may not do this."),
     "route_not_found": Kind(404, INVALID, None, "No such path here. It was not passed to the engine."),
@@ -41,7 +47,9 @@ CATALOGUE: dict[str, Kind] = {
     "body_timeout": Kind(408, INVALID, None, "The body came too slowly, or stopped coming.", close=True),
     "body_too_large": Kind(413, INVALID, None, "Larger than MAX_REQUEST_BODY_SIZE.", close=True),
     "head_too_large": Kind(431, INVALID, None, "The request line or the headers are too long.", close=True),
-    "unsupported_media_type": Kind(415, INVALID, None, "The body must be JSON (or multipart, on audio routes), uncompressed."),
+    "unsupported_media_type": Kind(
+        415, INVALID, None, "The body must be JSON (or multipart, on audio routes), uncompressed."
+    ),
     "rate_limit_exceeded": Kind(429, LIMIT, True, "Too many requests with this key, or too many wrong keys."),
     "queue_full": Kind(429, LIMIT, True, "The line is full, or longer than this caller can wait."),
     "insufficient_quota": Kind(429, "insufficient_quota", False, "The month's budget is spent."),
@@ -55,7 +63,9 @@ CATALOGUE: dict[str, Kind] = {
     "queue_timeout": Kind(503, SERVER, True, "Waited in line for QUEUE_TIMEOUT."),
     "draining": Kind(503, SERVER, True, "This gateway is shutting down."),
     "start_failed": Kind(503, SERVER, False, "The engine does not start; the message says why."),
-    "start_timeout": Kind(503, SERVER, True, "The engine made no progress for START_TIMEOUT, or took longer than START_MAX."),
+    "start_timeout": Kind(
+        503, SERVER, True, "The engine made no progress for START_TIMEOUT, or took longer than START_MAX."
+    ),
     "overloaded": Kind(503, SERVER, True, "MAX_CONNECTIONS are open already.", close=True),
 }
 

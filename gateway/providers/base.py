@@ -47,8 +47,8 @@ class Intent:
 class Loading:
     """Not there yet. Each one that differs from the last counts as progress.
 
-    `phase` is a closed word (checking, downloading, booting, loading, warming); `ratio` 0..1 of this phase where it is
-    truly known, else None; `detail` is short and fit for a caller to read ("12.1/28.0 GiB").
+    `phase` is a closed word (checking, downloading, booting, loading, warming, unreachable); `ratio` 0..1 of this
+    phase where it is truly known, else None; `detail` is short and fit for a caller to read ("12.1/28.0 GiB").
     """
 
     phase: str
@@ -58,7 +58,7 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It serves. `models` is what it says it serves (empty: it did not say); `concurrency` how many at once, if known."""
+    """It serves. `models`: what it says it serves (empty: it did not say); `concurrency`: how many at once, if known."""
 
     models: tuple[str, ...] = ()
     concurrency: int | None = None
@@ -137,7 +137,7 @@ class Provider(Protocol):
         """
 
     def watch(self, instance: Instance) -> AsyncIterator[News]:
-        """News as it comes, from now until `Gone`. One watcher at a time. Ready is told within 50 ms where it can be."""
+        """News as it comes, from now until `Gone`. One watcher at a time. Ready is told within 50 ms if it can be."""
 
     async def rest(self, instance: Instance) -> None:
         """Put it to sleep; `Asleep` follows in the news."""

@@ -1,0 +1,294 @@
+"""One Reply per caller owns everything that this caller hears, and in which order.
+
+    open ──► committed (200 text/event-stream, comments) ──► piping (the engine's bytes) ──► ended
+      └──── a complete answer at once ─────────────────────────────────────────────────┘
+
+Whoever carries the request only says what happened; the Reply decides between a status line, a heartbeat, bytes, an
+error event and a cut. So there is never a second status line in a body, never a cut stream that looks whole.
+
+It writes the head and the chunk framing itself: a chunked answer ends with `0\\r\\n\\r\\n`, and a stream that failed
+must end without it. To aiohttp's server it is the response object (`status`, `keep_alive`, `prepare`, `write_eof`).
+"""
+
+import asyncio
+import enum
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from gateway.errors import Refusal, to_json
+from gateway.proxy.dialects import Dialect
+
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+STREAM_HEADERS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
+
+
+class CallerLeft(ConnectionError):
+    """The caller is gone, or reads so slowly that it was let go. Nothing more can be said to it."""
+
+
+class Phase(enum.Enum):
+    OPEN = "open"
+    COMMITTED = "committed"
+    PIPING = "piping"
+    ENDED = "ended"
+
+
+def head_bytes(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
+    """A status line and headers. The reason phrase is ours: a backend's never passes (header splitting)."""
+    try:
+        reason = HTTPStatus(status).phrase
+    except ValueError:
+        reason = "Unknown"
+    lines = [f"HTTP/1.1 {status} {reason}"]
+    for name, value in headers:
+        if "\r" in value or "\n" in value or "\0" in value:
+            continue  # a header that would end the head early is not worth its value
+        lines.append(f"{name}: {value}")
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("utf-8", "replace")
+
+
+class Answer:
+    """A complete answer, in the shape that aiohttp's server asks for: one head, one body, one write."""
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        status: int,
+        body: bytes,
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        content_type: str = "application/json",
+        close: bool = False,
+    ) -> None:
+        self.status = status
+        self.keep_alive = bool(request.keep_alive) and not close
+        self._transport = request.transport
+        head = [("Content-Type", content_type), *headers, *common_headers(self.keep_alive, request)]
+        bodiless = status in (204, 304)
+        if not bodiless:
+            head.append(("Content-Length", str(len(body))))
+        self._bytes = head_bytes(status, head)
+        if not bodiless and request.method != "HEAD":
+            self._bytes += body
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        if self._transport is None or self._transport.is_closing():
+            raise CallerLeft
+        self._transport.write(self._bytes)
+        await request.writer.drain()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Everything was written by `prepare`."""
+
+
+_date = (0, "")
+
+
+def http_date() -> str:
+    """The Date header (RFC 9110, 6.6.1), made once a second."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, formatdate(now, usegmt=True))
+    return _date[1]
+
+
+def common_headers(keep_alive: bool, request: web.BaseRequest) -> list[tuple[str, str]]:
+    headers = [("Date", http_date())]
+    if not keep_alive:
+        headers.append(("Connection", "close"))
+    elif request.version != HttpVersion11:
+        headers.append(("Connection", "keep-alive"))
+    return headers
+
+
+class Reply:
+    """What one caller hears. Made when its head was read, ended exactly once."""
+
+    def __init__(self, request: web.BaseRequest, dialect: Dialect, *, request_id: str, write_timeout: float) -> None:
+        self.request_id = request_id
+        self.dialect = dialect
+        self.streams = False
+        """Whether the caller asked for an event stream: only then may it be committed before the engine answers."""
+        self.status = 0
+        self.keep_alive = bool(request.keep_alive)
+        self.bytes_sent = 0
+        self.first_byte_at: float | None = None
+        self.refused: Refusal | None = None
+        self.next_sequence = 0
+        """The number of an event of our own after what was passed on (`/v1/responses` counts its events)."""
+        self.timings: dict[str, float] = {}
+        """Seconds by phase (line, wake, prefill), told to the caller in Server-Timing."""
+        self._phase = Phase.OPEN
+        self._request = request
+        self._transport = request.transport  # aiohttp forgets its own when the caller leaves
+        self._chunked = request.version >= HttpVersion11
+        self._is_event_stream = False
+        self._declared: int | None = None
+        self._write_timeout = write_timeout
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.request_id} {self._phase.value} {self.status or '-'} {self.bytes_sent} B>"
+
+    # -- what aiohttp's server asks of a response ----------------------------------------------
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """The head went out with the first thing that was said."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        if self._phase is not Phase.ENDED:  # a handler that returned without an ending: never let it look complete
+            self.cut()
+
+    # -- what may be said ----------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Nothing was said yet: a status line is still possible."""
+        return self._phase is Phase.OPEN
+
+    @property
+    def is_over(self) -> bool:
+        return self._phase is Phase.ENDED
+
+    async def answer(
+        self,
+        status: int,
+        body: bytes,
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        content_type: str = "application/json",
+    ) -> None:
+        """A complete answer: head and body in one write."""
+        self._expect(Phase.OPEN)
+        self._declared = len(body)
+        head = self._head(status, content_type, headers, body_follows=status not in (204, 304))
+        hidden = self._request.method == "HEAD" or status in (204, 304)
+        self._phase = Phase.ENDED
+        await self._write(head if hidden else head + body)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """The bad news, as this phase and this route's dialect can still say it."""
+        if self._phase is Phase.ENDED:
+            return
+        self.refused = refusal
+        if self._phase is Phase.OPEN:
+            if refusal.closes or not self._request.content.is_eof():
+                self.keep_alive = False  # an unread body must never be read as the next request
+            await self.answer(refusal.status, to_json(self.dialect.error_body(refusal)), refusal.head())
+        elif self._is_event_stream:
+            await self._last_words(self.dialect.error_event(refusal, sequence=self.next_sequence))
+        else:
+            self.cut()
+
+    async def heartbeat(self, text: str) -> None:
+        """A comment that keeps a waiting stream alive. Commits an open one; says nothing to who asked for no stream."""
+        if self._phase is Phase.OPEN and self.streams:
+            await self._begin_stream(200, ())
+        elif not self._is_event_stream or self._phase is Phase.ENDED:
+            return
+        await self._write(self._framed(self.dialect.heartbeat(text)))
+
+    async def begin(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None) -> None:
+        """The engine's head. `length` is its Content-Length, None when it has none."""
+        content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
+        rest = [(name, value) for name, value in headers if name.lower() != "content-type"]
+        if content_type.partition(";")[0].strip().lower() == "text/event-stream":
+            if self._phase is Phase.OPEN:
+                await self._begin_stream(status, rest, content_type)
+            self._phase = Phase.PIPING
+            return
+        self._expect(Phase.OPEN)
+        self._declared = length
+        self._phase = Phase.PIPING
+        await self._write(self._head(status, content_type or "application/octet-stream", rest, body_follows=True))
+
+    async def pass_on(self, data: bytes) -> None:
+        """The engine's bytes: for a stream whole events, so that an event of our own may always follow."""
+        self._expect(Phase.PIPING)
+        if data:
+            await self._write(self._framed(data))
+
+    async def finish(self) -> None:
+        """The engine said everything."""
+        self._expect(Phase.PIPING)
+        self._phase = Phase.ENDED
+        if self._declared is None and self._chunked:
+            await self._write(b"0\r\n\r\n")
+
+    def cut(self) -> None:
+        """End the connection so that nobody takes what was sent for complete."""
+        self._phase = Phase.ENDED
+        self.keep_alive = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- how it is said ------------------------------------------------------------------------
+
+    def _expect(self, phase: Phase) -> None:
+        if self._phase is not phase:
+            raise RuntimeError(f"{self!r} cannot go on from here: expected {phase.value}")
+
+    def _head(self, status: int, content_type: str, headers: Iterable[tuple[str, str]], *, body_follows: bool) -> bytes:
+        self.status = status
+        head = [("Content-Type", content_type)] if body_follows else []
+        head += headers
+        head.append(("X-Request-Id", self.request_id))
+        if self.timings:
+            marks = ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in self.timings.items())
+            head.append(("Server-Timing", marks))
+        if body_follows:
+            if self._declared is not None:
+                head.append(("Content-Length", str(self._declared)))
+            elif self._chunked:
+                head.append(("Transfer-Encoding", "chunked"))
+            else:
+                self.keep_alive = False  # HTTP/1.0 without a length: the end of the connection is the end of the body
+        head += common_headers(self.keep_alive, self._request)
+        return head_bytes(status, head)
+
+    async def _begin_stream(
+        self, status: int, headers: Iterable[tuple[str, str]], content_type: str = EVENT_STREAM
+    ) -> None:
+        self._is_event_stream = True
+        self._declared = None
+        self._phase = Phase.COMMITTED
+        await self._write(self._head(status, content_type, [*headers, *STREAM_HEADERS], body_follows=True))
+
+    async def _last_words(self, event: bytes) -> None:
+        """An error event, then the end of the connection without the last chunk: SDKs take a clean end for success."""
+        self._phase = Phase.ENDED
+        self.keep_alive = False
+        await self._write(self._framed(event))
+        if self._transport is not None:
+            self._transport.close()  # not abort: the event must still arrive
+
+    def _framed(self, data: bytes) -> bytes:
+        if self._declared is not None or not self._chunked:
+            return data
+        return b"%x\r\n%b\r\n" % (len(data), data)
+
+    async def _write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise CallerLeft
+        if self.first_byte_at is None:
+            self.first_byte_at = self._loop.time()
+        try:
+            transport.write(data)
+        except RuntimeError as error:  # uvloop, after the connection was lost
+            raise CallerLeft from error
+        self.bytes_sent += len(data)
+        if self._request.protocol.writing_paused:
+            try:
+                async with asyncio.timeout(self._write_timeout):
+                    await self._request.writer.drain()
+            except TimeoutError as error:
+                self.cut()
+                raise CallerLeft(f"read nothing for {self._write_timeout:g} s") from error

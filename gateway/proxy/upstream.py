@@ -1,0 +1,274 @@
+"""Speaks to the engine: one request out, its answer into a Reply, behind one call: `pipe(call, reply)`.
+
+What stands behind the call is aiohttp's client for now; the callers of `pipe` do not know. Its defaults are overridden
+where they are wrong for a proxy: no redirects, no cookies, no retries, no decompression, no total time limit, and a
+fresh connection for each request, because engines close connections that they promised to keep (llama-server after
+every streamed answer) and a POST that may have run is never sent twice.
+
+Every failure leaves as a `Refused`, typed by whose fault it is, so that nothing of aiohttp is known outside this file.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+from yarl import URL
+
+from gateway.errors import Refused, refuse
+from gateway.providers.base import Endpoint
+from gateway.proxy.dialects import StreamWatch, lost_in
+from gateway.proxy.framing import EventCutter
+from gateway.proxy.headers import answer_headers, error_from_engine
+from gateway.proxy.reply import Reply
+
+GATHER = 64 * 1024
+"""Bytes of an answer that is not a stream that are gathered before its head goes out: one that breaks off earlier is a
+clean 502, and most answers leave in one write."""
+
+ERROR_BODY_MAX = 64 * 1024
+
+
+class Unreached(Exception):
+    """Nothing of the request can have been read by the engine: it may be sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds, each for one wait."""
+
+    connect: float
+    first_byte: float
+    """From the request until a stream's first event."""
+    answer: float
+    """The whole of an answer that does not stream."""
+    gap: float
+    """Between two reads of a stream."""
+    heartbeat: float
+    """How long a stream's caller hears nothing."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request as it will be sent: checked, and built rather than copied."""
+
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: Sequence[bytes] | AsyncIterator[bytes] = field(default=(), repr=False)
+    length: int | None = None
+    """Content-Length; None with an iterator of unknown length."""
+    choices: int = 1
+    """How many answers were asked for: a stream has ended properly when each has."""
+    close: Callable[[], None] = lambda: None
+    """Gives back the body's memory."""
+
+
+class Upstream:
+    """One endpoint. Close it when its instance is gone."""
+
+    def __init__(self, endpoint: Endpoint, limits: Limits) -> None:
+        self._endpoint = endpoint
+        self._limits = limits
+        self._base = endpoint.url + endpoint.prefix
+        connector: aiohttp.BaseConnector
+        if endpoint.socket is not None:
+            connector = aiohttp.UnixConnector(endpoint.socket, force_close=True, limit=0)
+        else:
+            connector = aiohttp.TCPConnector(force_close=True, limit=0, ssl=ssl.create_default_context())
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            max_line_size=8190,
+            max_field_size=16384,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self._endpoint.socket or self._base}>"
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def pipe(self, call: Call, reply: Reply) -> None:
+        """Send the call and carry its answer into the reply until one of the two ends.
+
+        Raises Unreached when the engine can have seen nothing of it, Refused for every other failure; the reply is
+        then in whatever phase it reached, and takes the refusal. Cancelled (the caller left): the connection to the
+        engine is closed, which is how every engine learns to stop working.
+        """
+        clock = asyncio.get_running_loop().time
+        sent_at = clock()
+        response = await self._answer_head(call, reply)
+        try:
+            reply.timings["prefill"] = clock() - sent_at
+            if not 200 <= response.status < 300:
+                await self._pass_error(response, reply)
+            elif response.content_type == "text/event-stream":
+                await self._pass_stream(response, reply, StreamWatch(reply.dialect, choices=call.choices), sent_at)
+            elif not reply.is_open:
+                raise refuse("backend_protocol_error", "The engine answered a stream with something else.")
+            else:
+                await self._pass_whole(response, reply, sent_at)
+        finally:
+            response.close()
+
+    # -- the request ---------------------------------------------------------------------------
+
+    async def _answer_head(self, call: Call, reply: Reply) -> aiohttp.ClientResponse:
+        """Send it, keep the caller company, and come back with the head of the answer."""
+        sending = asyncio.ensure_future(self._send(call))
+        limit = self._limits.first_byte if reply.streams else self._limits.answer
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + limit
+        try:
+            while True:
+                wait = min(self._limits.heartbeat, deadline - clock()) if reply.streams else deadline - clock()
+                done, _ = await asyncio.wait({sending}, timeout=max(0, wait))
+                if done:
+                    return sending.result()
+                if clock() >= deadline:
+                    raise refuse("backend_timeout", f"The engine did not begin to answer within {limit:g} s.")
+                await reply.heartbeat("working on the prompt")
+        except BaseException:
+            await _put_down(sending)
+            raise
+
+    async def _send(self, call: Call) -> aiohttp.ClientResponse:
+        headers = [*call.headers, ("Accept-Encoding", "identity")]
+        if self._endpoint.key is not None:
+            headers.append(("Authorization", f"Bearer {self._endpoint.key}"))
+        if call.length is not None:
+            headers.append(("Content-Length", str(call.length)))
+        body = call.body if isinstance(call.body, AsyncIterator) else _each(call.body)
+        carries = call.method == "POST"
+        try:
+            return await self._session.request(
+                call.method,
+                URL(self._base + call.path, encoded=True),
+                headers=headers,
+                data=body if carries else None,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientConnectorError as error:
+            raise Unreached(str(error)) from error
+        except TimeoutError as error:  # sock_connect is the only timer that aiohttp has here
+            raise Unreached("no connection in time") from error
+        except aiohttp.ClientResponseError as error:
+            raise _protocol_error() from error
+        except aiohttp.ClientPayloadError as error:
+            raise _protocol_error() from error
+        except (aiohttp.ClientError, OSError) as error:
+            # The connection broke before an answer: the engine may have begun, so this is never sent again.
+            raise refuse("backend_lost", "The engine closed the connection before it answered.") from error
+        except ValueError as error:
+            raise _protocol_error() from error
+
+    # -- the answer ----------------------------------------------------------------------------
+
+    async def _pass_stream(
+        self, response: aiohttp.ClientResponse, reply: Reply, watch: StreamWatch, sent_at: float
+    ) -> None:
+        """Whole events as they come. An unfinished one is kept, so that an error event can always follow."""
+        clock = asyncio.get_running_loop().time
+        cutter = EventCutter()
+        await reply.begin(response.status, answer_headers(response.headers.items()), length=None)
+        last_read, seen_any = clock(), False
+        while True:
+            limit = self._limits.gap if seen_any else self._limits.first_byte
+            try:
+                async with asyncio.timeout(self._limits.heartbeat):
+                    data = await response.content.readany()
+            except TimeoutError:
+                if clock() - last_read >= limit:
+                    code = "backend_stalled" if seen_any else "backend_timeout"
+                    raise refuse(code, f"The engine sent nothing for {limit:g} s.") from None
+                if not cutter.cut_only:
+                    await reply.heartbeat("working on the prompt" if not seen_any else "waiting for the engine")
+                continue
+            except (aiohttp.ClientError, OSError) as error:
+                raise refuse("backend_lost", "The engine ended in the middle of this answer.") from error
+            if not data:
+                break
+            if not seen_any:
+                seen_any = True
+                reply.timings.setdefault("first_event", clock() - sent_at)
+            last_read = clock()
+            await reply.pass_on(watch.feed(cutter.feed(data)))
+            reply.next_sequence = watch.sequence
+            if watch.failure is not None:
+                raise Refused(watch.failure)
+        await reply.pass_on(watch.end(cutter.rest()))
+        if watch.failure is not None:
+            raise Refused(watch.failure)
+        if not watch.ended_properly:
+            raise refuse("backend_lost", "The engine's stream ended before the answer did.")
+        await reply.finish()
+
+    async def _pass_whole(self, response: aiohttp.ClientResponse, reply: Reply, sent_at: float) -> None:
+        """An answer in one piece: small ones are complete before their head goes out."""
+        headers = list(answer_headers(response.headers.items()))
+        gathered = bytearray()
+        clock = asyncio.get_running_loop().time
+        deadline = sent_at + self._limits.answer
+        content_type = response.headers.get("Content-Type", "application/octet-stream")
+        try:
+            async with asyncio.timeout_at(deadline):
+                while len(gathered) < GATHER:
+                    data = await response.content.readany()
+                    if not data:
+                        lost = lost_in(bytes(gathered))
+                        if lost is not None:
+                            raise Refused(lost)
+                        rest = [(name, value) for name, value in headers if name.lower() != "content-type"]
+                        await reply.answer(response.status, bytes(gathered), rest, content_type=content_type)
+                        return
+                    gathered += data
+                await reply.begin(response.status, headers, length=response.content_length)
+                await reply.pass_on(bytes(gathered))
+                while data := await response.content.readany():
+                    await reply.pass_on(data)
+        except TimeoutError as error:
+            waited = clock() - sent_at
+            raise refuse("backend_timeout", f"The engine's answer was not complete after {waited:.0f} s.") from error
+        except aiohttp.ClientError as error:
+            raise refuse("backend_lost", "The engine ended in the middle of this answer.") from error
+        await reply.finish()
+
+    async def _pass_error(self, response: aiohttp.ClientResponse, reply: Reply) -> None:
+        """The engine's own error, in our shape; to a caller who already hears a stream, as an event."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.connect):
+                while len(body) < ERROR_BODY_MAX and (data := await response.content.readany()):
+                    body += data
+        except (TimeoutError, aiohttp.ClientError):
+            pass  # what came of the body is enough: the status already says that it failed
+        answer = error_from_engine(response.status, response.headers.get("Content-Type", ""), bytes(body))
+        if reply.is_open:
+            headers = [(n, v) for n, v in answer_headers(response.headers.items()) if n.lower() != "content-type"]
+            await reply.answer(answer.status, answer.body, headers)
+        else:
+            raise Refused(answer.refusal)
+
+
+def _protocol_error() -> Refused:
+    return refuse("backend_protocol_error", "The engine's answer was not proper HTTP.")
+
+
+async def _each(chunks: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def _put_down(task: "asyncio.Future[aiohttp.ClientResponse]") -> None:
+    """End a request that nobody waits for any more; if its answer came in this very moment, close that."""
+    task.cancel()
+    try:
+        (await task).close()
+    except (asyncio.CancelledError, Unreached, Refused):
+        pass  # ended, as asked

@@ -1,0 +1,89 @@
+"""What people read on the console: one line per happening, and the READY banner with something to paste.
+
+Lines begin with `[gateway]`, as guides and scripts expect. A request's line carries ids, numbers and codes, never a
+key, a prompt or an answer.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def say(line: str) -> None:
+    """One line on the console. A console that is gone is nobody's reason to fail a request."""
+    try:
+        sys.stdout.write(f"[gateway] {line}\n")
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        pass  # nobody reads it any more
+
+
+def set_up_logging(level: str) -> None:
+    """The libraries' and our own log records go to the console in the same form."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("[gateway] %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(logging.WARNING, LEVELS[level]))
+    logging.getLogger("gateway").setLevel(LEVELS[level])
+    logging.raiseExceptions = False  # a closed console must not print tracebacks of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What the READY banner tells."""
+
+    bases: tuple[tuple[str, str], ...]
+    """(for whom, base URL): addresses that work from where the reader sits, the likeliest first."""
+    model: str
+    engine: str
+    seconds: float
+    key: str | None
+    """How a shell gets the key: `$(cat …)` or `$API_KEY`; None when keys are off."""
+    is_demo: bool
+
+
+def ready_banner(welcome: Welcome) -> str:
+    """Blocks that work as pasted."""
+    base = welcome.bases[0][1]
+    bearer = f' \\\n  -H "Authorization: Bearer {welcome.key}"' if welcome.key else ""
+    body = json.dumps(
+        {"model": welcome.model, "stream": True, "max_tokens": 32, "messages": [{"role": "user", "content": "Hello!"}]},
+        ensure_ascii=False,
+    )
+    key = f'"{welcome.key}"' if welcome.key and "$" not in welcome.key else '__import__("os").environ["API_KEY"]'
+    lines = [
+        "",
+        f"READY after {welcome.seconds:.1f} s: {welcome.model} ({welcome.engine})",
+        "",
+        *(f"  {whom + ':':<22}{url}" for whom, url in welcome.bases),
+        "",
+        "Try it:",
+        "",
+        f"curl -N {base}/chat/completions{bearer} \\\n  -H 'Content-Type: application/json' \\\n  -d '{body}'",
+        "",
+        "With the OpenAI SDK:",
+        "",
+        *((f'export API_KEY="{welcome.key}"', "") if welcome.key and "$(" in welcome.key else ()),
+        "from openai import OpenAI",
+        f'client = OpenAI(base_url="{base}", api_key={key if welcome.key else repr("none")})',
+        f'print(client.chat.completions.create(model="{welcome.model}", max_tokens=32,',
+        '      messages=[{"role": "user", "content": "Hello!"}]).choices[0].message.content)',
+        "",
+    ]
+    if welcome.is_demo:
+        lines += [
+            "This is the demo model: random weights, it talks nonsense. Set MODEL to a real one, for example",
+            "  MODEL=Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M ./start.sh",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def request_line(facts: Iterable[tuple[str, object]]) -> str:
+    """`key=value` pairs; empty ones are left out."""
+    return " ".join(f"{name}={value}" for name, value in facts if value not in ("", None))

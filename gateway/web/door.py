@@ -1,0 +1,313 @@
+"""The way of one request, from its head to the end of its answer. Each "how" is a named helper or another room.
+
+    head → route → key → body → checks → admission → hold → upstream → record
+
+A refusal may be raised at each step and is rendered in one place, by the Reply. A caller who leaves cancels the
+handler's task wherever it stands: the ticket gives back its place or slot, and the closed connection tells the engine.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from gateway.conductor import Conductor, Ticket
+from gateway.errors import Refusal, Refused, refuse
+from gateway.policy.lifecycle.states import State
+from gateway.providers.base import Endpoint, Instance
+from gateway.proxy import dialects
+from gateway.proxy.bodies import Bodies
+from gateway.proxy.checker import Body
+from gateway.proxy.headers import upstream_headers
+from gateway.proxy.reply import CallerLeft, Reply
+from gateway.proxy.upstream import Call, Unreached, Upstream
+from gateway.web import pages, wire
+from gateway.web.auth import Keys
+from gateway.web.routes import INFERENCE, Kind, Route, Routes
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+EDGE_HOLD = 85.0
+"""Seconds that a silent answer may take behind RunPod's proxy (100 s) or Cloudflare (100 to 120 s)."""
+LONGEST_HOLD = 280.0
+"""Seconds; Node's fetch gives up at 300 without a byte (measured: 302)."""
+TRIES = 3
+"""Times that a request is sent of which the engine can have seen nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long callers are held, in seconds."""
+
+    grace: float
+    """Nothing is committed for this long, so that a fast failure keeps its status."""
+    heartbeat: float
+    hold_max: float | None
+    """For answers that do not stream; None: as long as the caller and the edge in front of it can wait."""
+    behind_edge: bool
+    """Whether an edge that cuts silent answers is known to stand in front."""
+
+
+@dataclass(slots=True)
+class Visit:
+    """What is known of one request when it is over: for the metrics and the log, never for a decision."""
+
+    request_id: str
+    caller_id: str
+    began: float
+    route: str = ""
+    outcome: str = "answered"
+    code: str = ""
+    reply: Reply | None = field(default=None, repr=False)
+
+
+class Upstreams:
+    """The connections to each endpoint that answers now; one that is gone is closed."""
+
+    def __init__(self, make: Callable[[Endpoint], Upstream]) -> None:
+        self._make = make
+        self._open: dict[str, tuple[Endpoint, Upstream]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def to(self, name: str, endpoint: Endpoint) -> Upstream:
+        known = self._open.get(name)
+        if known is not None and known[0] == endpoint:
+            return known[1]
+        if known is not None:
+            self._let_go(known[1])
+        upstream = self._make(endpoint)
+        self._open[name] = (endpoint, upstream)
+        return upstream
+
+    def _let_go(self, upstream: Upstream) -> None:
+        task = asyncio.get_running_loop().create_task(upstream.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        for _, upstream in self._open.values():
+            self._let_go(upstream)
+        self._open.clear()
+        await asyncio.gather(*self._closing)
+
+
+class Door:
+    """The one handler behind the server."""
+
+    def __init__(
+        self,
+        *,
+        conductor: Conductor,
+        upstreams: Upstreams,
+        bodies: Bodies,
+        routes: Routes,
+        show: pages.Pages,
+        keys: Keys,
+        admin: Keys,
+        patience: Patience,
+        strict_models: bool,
+        write_timeout: float,
+        on_end: Callable[[Visit], None],
+    ) -> None:
+        self._conductor = conductor
+        self._upstreams = upstreams
+        self._bodies = bodies
+        self._routes = routes
+        self._pages = show
+        self._keys = keys
+        self._admin = admin
+        self._patience = patience
+        self._strict_models = strict_models
+        self._write_timeout = write_timeout
+        self._on_end = on_end
+        self._clock = asyncio.get_running_loop().time
+
+    async def __call__(self, request: web.BaseRequest) -> Reply:
+        """One request, one Reply. Nothing is raised to the server but CancelledError and a caller who left."""
+        visit = Visit(wire.new_request_id(), caller_id(request), self._clock())
+        reply = Reply(request, dialects.OPENAI, request_id=visit.request_id, write_timeout=self._write_timeout)
+        visit.reply = reply
+        try:
+            await self._serve(request, reply, visit)
+        except Refused as refused:
+            visit.outcome, visit.code = outcome_of(refused.refusal), refused.refusal.code
+            await reply.refuse(refused.refusal)
+        except CallerLeft:
+            visit.outcome = "left"
+            reply.cut()
+        except asyncio.CancelledError:
+            visit.outcome = "left"
+            raise
+        except Exception:
+            visit.outcome, visit.code = "failed", "gateway_fault"
+            if not reply.is_open:
+                reply.cut()
+            raise
+        finally:
+            self._on_end(visit)
+        return reply
+
+    async def _serve(self, request: web.BaseRequest, reply: Reply, visit: Visit) -> None:
+        wire.check_head(request)
+        route, rest = self._routes.find(request.method, request.raw_path)
+        reply.dialect = dialects.for_route(route.path)
+        if request.method == "OPTIONS":
+            await reply.answer(204, b"", (("Allow", ", ".join((*route.methods, "OPTIONS"))),))
+        elif route.kind is Kind.PAGE:
+            await self._show(route, rest, request, reply)
+        else:
+            self._keys.check(request.headers, request.raw_headers)
+            if route.kind is Kind.MODELS:
+                await self._show(route, rest, request, reply)
+            else:
+                visit.route = route.path
+                await self._forward(request, route, reply)
+                visit.code = str(reply.status) if reply.status >= 400 else ""
+
+    async def _show(self, route: Route, rest: str, request: web.BaseRequest, reply: Reply) -> None:
+        visitor = pages.Visitor(
+            has_key=self._keys.knows(request.raw_headers),
+            is_admin=self._admin.knows(request.raw_headers),
+            base=base_of(request),
+        )
+        page = self._pages.show(route.page, visitor, rest)
+        await reply.answer(page.status, page.body, content_type=page.content_type)
+
+    # -- a request for the upstream ------------------------------------------------------------
+
+    async def _forward(self, request: web.BaseRequest, route: Route, reply: Reply) -> None:
+        arrived = self._clock()
+        self._supported(route)
+        call, size = await self._read(request, route, reply)
+        try:
+            await self._deliver(request, call, size, reply, arrived)
+        finally:
+            call.close()
+
+    async def _deliver(self, request: web.BaseRequest, call: Call, size: int, reply: Reply, arrived: float) -> None:
+        """Wait for the turn and carry it; again only while the engine can have seen nothing of it."""
+        patience = None if reply.streams else self._patience_of(request)
+        for attempt in range(TRIES):
+            verdict = self._conductor.admit(f"{reply.request_id}.{attempt}", size=size, patience=patience)
+            if isinstance(verdict, Refusal):
+                raise Refused(verdict)
+            with verdict as ticket:
+                ticket.carried_by(asyncio.current_task())
+                try:
+                    instance = await self._hold(ticket, reply, arrived, patience)
+                    await self._upstreams.to(self._conductor.name, instance.endpoint).pipe(call, reply)
+                    return
+                except Unreached:
+                    ticket.active = False
+                    await asyncio.sleep(0.1)  # its end is told by the provider within that time: then we wait in line
+                except asyncio.CancelledError:
+                    raise cut_short_or_left(ticket) from None
+                finally:
+                    if reply.status >= 400 or reply.refused is not None:
+                        ticket.active = False
+        raise refuse("backend_unavailable", "The engine cannot be reached.", retry_after=5)
+
+    def _supported(self, route: Route) -> None:
+        routes = self._conductor.provider.profile.routes
+        if routes is not None and route.path not in routes and route in INFERENCE:
+            raise refuse("route_not_supported", f"This engine has no {route.path}.")
+
+    async def _read(self, request: web.BaseRequest, route: Route, reply: Reply) -> tuple[Call, int]:
+        """The request as it will be sent, and the bytes that are held for it meanwhile."""
+        headers = upstream_headers(request.headers.items())
+        headers.append(("X-Request-Id", reply.request_id))
+        if request.method != "POST":
+            return Call("GET", route.path, headers), 0
+        if route.kind is Kind.MULTIPART:
+            self._bodies.check_head(request, json=False)
+            length = request.content_length if "Content-Length" in request.headers else None
+            return Call("POST", route.path, headers, self._bodies.stream(request), length), 0
+        self._bodies.check_head(request, json=True)
+        await wire.send_continue(request)
+        body = await self._bodies.read(request, route.path)
+        body = self._with_model(body)
+        reply.streams = body.stream and reply.dialect.streams
+        return Call("POST", route.path, headers, body.chunks, body.size, body.slots, body.close), body.size
+
+    def _with_model(self, body: Body) -> Body:
+        """The name that the engine knows, whatever the caller calls it; with MODEL_CHECK=strict others are 404."""
+        served = self._conductor.models
+        if not served or body.model in served:
+            return body
+        if self._strict_models:
+            raise refuse("model_not_found", f"No such model here. Served: {', '.join(served)}.", param="model")
+        return body.with_model(served[0])
+
+    # -- holding -------------------------------------------------------------------------------
+
+    async def _hold(self, ticket: Ticket, reply: Reply, arrived: float, patience: float | None) -> Instance:
+        """Wait for this request's turn: a stream in company, anything else silently and not for longer than it can."""
+        wait = self._patience.grace if patience is None else patience - (self._clock() - arrived)
+        while True:
+            instance = await ticket.wait(max(0.0, wait))
+            if instance is not None:
+                reply.timings["wait"] = self._clock() - arrived
+                return instance
+            if patience is not None:
+                raise self._not_yet(patience)
+            await reply.heartbeat(self._company())
+            wait = self._patience.heartbeat
+
+    def _patience_of(self, request: web.BaseRequest) -> float:
+        """Seconds that an answer without a stream may keep its caller waiting."""
+        if self._patience.hold_max is not None:
+            hold = self._patience.hold_max
+        else:
+            hold = EDGE_HOLD if self._patience.behind_edge or "CF-Ray" in request.headers else LONGEST_HOLD
+        said = request.headers.get("x-stainless-read-timeout") or request.headers.get("x-stainless-timeout") or ""
+        try:
+            return min(hold, max(1.0, float(said) - 5.0))
+        except ValueError:
+            return hold
+
+    def _company(self) -> str:
+        """What a held stream hears. Nothing here is secret: no model, no path, no number of others."""
+        snapshot = self._conductor.snapshot()
+        if snapshot.state is State.READY:
+            return "in line"
+        loading = snapshot.loading
+        if loading is None:
+            return "waking"
+        parts = [loading.phase]
+        if loading.ratio is not None:
+            parts.append(f"{loading.ratio:.0%}")
+        if loading.detail:
+            parts.append(loading.detail)
+        return " ".join(parts)
+
+    def _not_yet(self, waited: float) -> Refused:
+        if self._conductor.snapshot().state is State.READY:
+            return refuse("queue_timeout", f"Waited {waited:.0f} s in line; others are before you.", retry_after=10)
+        said = f"The model is waking ({self._company()}); not ready within {waited:.0f} s. Come back: the wake goes on."
+        return refuse("loading", said, retry_after=15)
+
+
+def cut_short_or_left(ticket: Ticket) -> BaseException:
+    """Why the task was cancelled: the gateway ends this answer (then it is told), or its caller left."""
+    task = asyncio.current_task()
+    if ticket.cut_short is None or task is None:
+        return asyncio.CancelledError()
+    task.uncancel()
+    return Refused(ticket.cut_short)
+
+
+def outcome_of(refusal: Refusal) -> str:
+    return "failed" if refusal.code.startswith("backend_") else "refused"
+
+
+def caller_id(request: web.BaseRequest) -> str:
+    """The caller's own X-Request-Id, for our log only, if it is short and plain."""
+    said = request.headers.get("X-Request-Id", "")
+    return said if _PLAIN_ID.fullmatch(said) else ""
+
+
+def base_of(request: web.BaseRequest) -> str:
+    """Where this caller reached us, for a line to paste. Shown to that caller only; nothing is decided by it."""
+    host = request.headers.get("Host", "localhost:8000")
+    return f"http://{host}"

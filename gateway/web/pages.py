@@ -1,0 +1,143 @@
+"""What is answered here, without an upstream: `/`, `/ping`, `/health`, `/metrics`, `/v1/models`.
+
+None of it is activity, none of it wakes or waits for anything.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.conductor import Conductor, Snapshot
+from gateway.errors import refuse, to_json
+from gateway.policy.lifecycle.states import State
+from gateway.records.metrics import CONTENT_TYPE, Metrics
+
+WELCOME = """\
+This is WakeGate: an OpenAI-compatible gateway that wakes its model when somebody asks, and lets it go when nobody
+does.
+
+  curl {base}/v1/chat/completions -H "Authorization: Bearer $API_KEY" -H "Content-Type: application/json" \\
+    -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+State: {state}. More: /health, /v1/models (with a key), /metrics.
+"""
+
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    status: int
+    body: bytes
+    content_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """What a page may know of who asks."""
+
+    has_key: bool
+    is_admin: bool
+    base: str
+
+
+class Pages:
+    """The pages of one gateway."""
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        metrics: Metrics,
+        *,
+        ping: Callable[[], int],
+        metrics_open: bool,
+    ) -> None:
+        self._conductor = conductor
+        self._metrics = metrics
+        self._ping = ping
+        self._metrics_open = metrics_open
+        self._born = int(time.time())
+        self._table: dict[str, Callable[[Visitor, str], Page]] = {
+            "welcome": self._welcome,
+            "ping": self._say_ping,
+            "health": self._health,
+            "metrics": self._say_metrics,
+            "models": self._models,
+            "model": self._model,
+        }
+
+    def show(self, page: str, visitor: Visitor, rest: str) -> Page:
+        """Raises Refused."""
+        return self._table[page](visitor, rest)
+
+    def _welcome(self, visitor: Visitor, rest: str) -> Page:
+        model = (self._conductor.models or ("default",))[0]
+        state = self._conductor.snapshot().state.value
+        text = WELCOME.format(base=visitor.base, model=model, state=state)
+        return Page(200, text.encode(), TEXT)
+
+    def _say_ping(self, visitor: Visitor, rest: str) -> Page:
+        code = self._ping()
+        return Page(code, b"" if code == 204 else f"{code}\n".encode(), TEXT)
+
+    def _say_metrics(self, visitor: Visitor, rest: str) -> Page:
+        if not self._metrics_open and not (visitor.has_key or visitor.is_admin):
+            raise refuse("invalid_api_key", "METRICS_AUTH_ENABLED is on: scrape with `Authorization: Bearer <key>`.")
+        return Page(200, self._metrics.page(), CONTENT_TYPE)
+
+    def _health(self, visitor: Visitor, rest: str) -> Page:
+        snapshot = self._conductor.snapshot()
+        body = health(snapshot)
+        if visitor.has_key or visitor.is_admin:
+            body |= health_for_key(snapshot, self._conductor.models)
+        if visitor.is_admin:
+            body["engine_said"] = snapshot.detail
+        return Page(200, to_json(body))
+
+    def _models(self, visitor: Visitor, rest: str) -> Page:
+        data = [self._describe(name) for name in self._conductor.models]
+        return Page(200, to_json({"object": "list", "data": data}))
+
+    def _model(self, visitor: Visitor, rest: str) -> Page:
+        if rest not in self._conductor.models:
+            known = ", ".join(self._conductor.models) or "none is known before the upstream was ready once"
+            raise refuse("model_not_found", f"No such model here. Served: {known}.")
+        return Page(200, to_json(self._describe(rest)))
+
+    def _describe(self, name: str) -> dict[str, object]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._born,
+            "owned_by": "wakegate",
+            "wakegate": {"state": self._conductor.snapshot().state.value, "upstream": self._conductor.name},
+        }
+
+
+def health(snapshot: Snapshot) -> dict[str, object]:
+    """Open to everybody: no name, no path, no number of users."""
+    status = {State.FAILED: "failed", State.DRAINING: "draining"}.get(snapshot.state, "ok")
+    body: dict[str, object] = {"status": status, "state": snapshot.state.value, "progress": progress(snapshot)}
+    if snapshot.reason and snapshot.state is not State.READY:
+        body["reason"] = snapshot.reason
+    return body
+
+
+def progress(snapshot: Snapshot) -> dict[str, object] | None:
+    loading = snapshot.loading
+    if loading is None:
+        return None
+    return {"phase": loading.phase, "ratio": loading.ratio, "detail": loading.detail}
+
+
+def health_for_key(snapshot: Snapshot, models: tuple[str, ...]) -> dict[str, object]:
+    return {
+        "upstream": snapshot.upstream,
+        "models": list(models),
+        "in_flight": snapshot.in_flight,
+        "waiting": snapshot.waiting,
+        "starts": snapshot.starts,
+        "provider": snapshot.instance.provider if snapshot.instance else None,
+        "instance": snapshot.instance.id if snapshot.instance else None,
+    }

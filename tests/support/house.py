@@ -1,0 +1,351 @@
+"""A gateway in this process, with production's flags: real server, real sockets, a provider and an engine to play with.
+
+`StubProvider` obeys at once and tells what it was told. `ScriptedEngine` is a raw TCP server: a script per request, so
+that a test decides each byte that comes back and sees each byte that came.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from gateway.conductor import Conductor
+from gateway.conductor import Limits as ConductorLimits
+from gateway.policy.admission import Admission
+from gateway.policy.admission import Limits as AdmissionLimits
+from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
+from gateway.policy.lifecycle.states import State
+from gateway.providers.base import Endpoint, Gone, Instance, Intent, Journal, News, Profile, Ready
+from gateway.proxy.bodies import Bodies, BodyLimits
+from gateway.proxy.checker import Checker
+from gateway.proxy.checks import Rules
+from gateway.proxy.upstream import Limits as UpstreamLimits
+from gateway.proxy.upstream import Upstream
+from gateway.records.metrics import Metrics
+from gateway.web.auth import Key, Keys
+from gateway.web.door import Door, Patience, Upstreams, Visit
+from gateway.web.pages import Pages
+from gateway.web.routes import Routes
+from gateway.web.wire import Server
+
+KEY = "sk-test-0123456789abcdef"
+
+
+class StubProvider:
+    """A provider whose instances exist at once and become ready when they are told to (or at once)."""
+
+    name = "stub"
+
+    def __init__(self, endpoint: Endpoint, *, ready_at_once: bool = True, profile: Profile | None = None) -> None:
+        self.endpoint = endpoint
+        self.ready_at_once = ready_at_once
+        self.profile = profile or Profile(models=("served",))
+        self.starts = 0
+        self.stops = 0
+        self._news: asyncio.Queue[News] = asyncio.Queue()
+
+    async def start(self, intent: Intent, journal: Journal) -> Instance:
+        self.starts += 1
+        self._news = asyncio.Queue()
+        if self.ready_at_once:
+            self.tell(Ready(models=self.profile.models))
+        return Instance(f"stub-{intent.run}", self.name, self.endpoint, 0.0)
+
+    def tell(self, news: News) -> None:
+        self._news.put_nowait(news)
+
+    async def watch(self, instance: Instance) -> AsyncIterator[News]:
+        news = self._news
+        while True:
+            item = await news.get()
+            yield item
+            if isinstance(item, Gone):
+                return
+
+    async def rest(self, instance: Instance) -> None:
+        raise NotImplementedError
+
+    async def wake(self, instance: Instance) -> None:
+        raise NotImplementedError
+
+    async def stop(self, instance: Instance, *, within: float) -> None:
+        self.stops += 1
+        self.tell(Gone("The engine was stopped."))
+
+    async def list(self) -> list[Instance]:
+        return []
+
+    async def price(self) -> int | None:
+        return 0
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Received:
+    """One request as the engine saw it."""
+
+    line: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    raw_head: bytes
+
+    def header(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+Script = Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def answer(
+    body: object, *, status: str = "200 OK", headers: str = "", content_type: str = "application/json"
+) -> Script:
+    """A complete answer with a length."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    async def script(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(raw)}\r\n{headers}\r\n"
+        writer.write(head.encode() + raw)
+
+    return script
+
+
+def chunked(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def event(text: str, finish: str | None = None) -> bytes:
+    delta = {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": text}}]}
+    delta["choices"][0]["finish_reason"] = finish  # type: ignore[index]
+    return b"data: " + json.dumps(delta).encode() + b"\n\n"
+
+
+def stream(*events: bytes, done: bool = True, last_chunk: bool = True, gap: float = 0) -> Script:
+    """A stream of events, each its own chunk."""
+
+    async def script(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        for each in events:
+            writer.write(chunked(each))
+            await writer.drain()
+            await asyncio.sleep(gap)
+        if done:
+            writer.write(chunked(b"data: [DONE]\n\n"))
+        if last_chunk:
+            writer.write(b"0\r\n\r\n")
+
+    return script
+
+
+def raw(data: bytes) -> Script:
+    async def script(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+
+    return script
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers each request by `script`; keeps what it saw and who left."""
+
+    script: Script = field(default_factory=lambda: answer({"ok": True}))
+    received: list[Received] = field(default_factory=list)
+    left: int = 0
+    """Callers (the gateway) that closed before the script was over."""
+    port: int = 0
+    _server: asyncio.Server | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def start(self) -> "ScriptedEngine":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                request = await self._read(reader)
+                self.received.append(request)
+                work = asyncio.ensure_future(self.script(request, reader, writer))
+                gone = asyncio.ensure_future(reader.read(1))
+                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    self.left += 1
+                    work.cancel()
+                gone.cancel()
+                (ended, _) = await asyncio.gather(work, gone, return_exceptions=True)
+                if isinstance(ended, ConnectionError):
+                    self.left += 1
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    @staticmethod
+    async def _read(reader: asyncio.StreamReader) -> Received:
+        head = await reader.readuntil(b"\r\n\r\n")
+        line, *rest = head.decode("latin-1").split("\r\n")
+        headers = [(name, value.strip()) for name, _, value in (row.partition(":") for row in rest if row)]
+        fields = {name.lower(): value for name, value in headers}
+        body = b""
+        if "content-length" in fields:
+            body = await reader.readexactly(int(fields["content-length"]))
+        elif fields.get("transfer-encoding") == "chunked":
+            while size := int(await reader.readline(), 16):
+                body += await reader.readexactly(size)
+                await reader.readexactly(2)
+            await reader.readline()
+        return Received(line, headers, body, head)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@dataclass
+class House:
+    """One gateway with its engine."""
+
+    engine: ScriptedEngine
+    provider: StubProvider
+    conductor: Conductor
+    metrics: Metrics
+    server: Server
+    port: int
+    visits: list[Visit]
+
+    @property
+    def state(self) -> State:
+        return self.conductor.snapshot().state
+
+    async def until(self, what: Callable[[], object], within: float = 5.0) -> None:
+        async with asyncio.timeout(within):
+            while not what():
+                await asyncio.sleep(0.005)
+
+    async def raw(self, data: bytes, *, within: float = 15.0, half_close: bool = False) -> bytes:
+        """Send bytes on a fresh connection and read until the gateway closes it (or `within`)."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(data)
+            if half_close:
+                writer.write_eof()
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(within):
+                    return await reader.read()
+            return b""
+        finally:
+            writer.close()
+
+    def request(
+        self, body: object, *, path: str = "/v1/chat/completions", headers: str = "", close: bool = True
+    ) -> bytes:
+        """A well-formed POST as bytes."""
+        payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return (
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAuthorization: Bearer {KEY}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
+            f"{'Connection: close' + chr(13) + chr(10) if close else ''}{headers}\r\n"
+        ).encode() + payload
+
+
+CHAT = {"model": "served", "messages": [{"role": "user", "content": "Hello"}]}
+STREAMED = CHAT | {"stream": True}
+
+
+@contextlib.asynccontextmanager
+async def house(
+    *,
+    script: Script | None = None,
+    ready_at_once: bool = True,
+    profile: Profile | None = None,
+    slots: int = 2,
+    queue: int = 16,
+    queue_bytes: int = 1 << 24,
+    body_limit: int = 1 << 20,
+    body_gap: float = 0.5,
+    max_connections: int = 100,
+    grace: float = 0.2,
+    heartbeat: float = 0.2,
+    hold_max: float | None = 2.0,
+    write_timeout: float = 2.0,
+    first_byte: float = 5.0,
+    answer_time: float = 5.0,
+    gap: float = 1.0,
+    idle_timeout: float | None = None,
+    drain_timeout: float = 3.0,
+    head_timeout: float = 3.0,
+    keep_idle: float = 5.0,
+    allowed_paths: tuple[str, ...] = (),
+    strict_models: bool = False,
+    keys: Keys | None = None,
+    retry_first: float = 0.1,
+) -> AsyncIterator[House]:
+    """Everything small and quick, otherwise as production builds it (gateway/app.py)."""
+    engine = await ScriptedEngine().start()
+    if script is not None:
+        engine.script = script
+    provider = StubProvider(
+        Endpoint(f"http://127.0.0.1:{engine.port}", key="engine-key"), ready_at_once=ready_at_once, profile=profile
+    )
+    lifecycle = Lifecycle(
+        LifecycleSettings(
+            idle_timeout=idle_timeout, drain_timeout=drain_timeout, drain_reserve=0.5, retry_first=retry_first
+        ),
+        now=asyncio.get_running_loop().time(),
+    )
+    admission = Admission(
+        AdmissionLimits(concurrency=slots, max_queue_size=queue, max_queue_bytes=queue_bytes, queue_timeout=30)
+    )
+    conductor = Conductor(
+        "default", provider, lifecycle, admission, limits=ConductorLimits(stop_within=1.0, drain_reserve=0.5)
+    )
+    metrics = Metrics()
+    limits = UpstreamLimits(connect=1.0, first_byte=first_byte, answer=answer_time, gap=gap, heartbeat=heartbeat)
+    upstreams = Upstreams(lambda endpoint: Upstream(endpoint, limits))
+    bodies = Bodies(BodyLimits(size=body_limit, gap=body_gap), Checker(Rules()))
+    visits: list[Visit] = []
+    door = Door(
+        conductor=conductor,
+        upstreams=upstreams,
+        bodies=bodies,
+        routes=Routes(allowed_paths),
+        show=Pages(conductor, metrics, ping=lambda: 200, metrics_open=True),
+        keys=keys if keys is not None else Keys([Key.of("test", KEY)]),
+        admin=Keys([]),
+        patience=Patience(grace=grace, heartbeat=heartbeat, hold_max=hold_max, behind_edge=False),
+        strict_models=strict_models,
+        write_timeout=write_timeout,
+        on_end=visits.append,
+    )
+    server = Server(door, max_connections=max_connections, head_timeout=head_timeout, idle_timeout=keep_idle)
+    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    built = House(engine, provider, conductor, metrics, server, runner.addresses[0][1], visits)
+    try:
+        yield built
+    finally:
+        await server.close()
+        await runner.cleanup()
+        await upstreams.close()
+        await conductor.close()
+        await bodies.close()
+        await engine.close()

@@ -1,0 +1,483 @@
+"""The way of one request through the real server, with an engine whose every byte the test decides."""
+
+import asyncio
+import json
+
+import pytest
+
+from gateway.policy.lifecycle.states import State
+from gateway.providers.base import Gone, Loading, Profile, Ready
+from gateway.web.auth import Keys
+from tests.support.house import (
+    CHAT,
+    STREAM_HEAD,
+    STREAMED,
+    Received,
+    answer,
+    chunked,
+    event,
+    house,
+    raw,
+    stream,
+)
+
+
+def head_of(reply: bytes) -> str:
+    return reply.partition(b"\r\n\r\n")[0].decode()
+
+
+def body_of(reply: bytes) -> bytes:
+    """The body, its chunks put together."""
+    head, _, body = reply.partition(b"\r\n\r\n")
+    if b"chunked" not in head:
+        return body
+    whole = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size or b"0", 16)
+        whole, body = whole + body[:length], body[length + 2 :]
+    return whole
+
+
+def error_of(reply: bytes) -> dict[str, object]:
+    return json.loads(body_of(reply))["error"]
+
+
+def status_of(reply: bytes) -> int:
+    return int(reply.split(b" ", 2)[1])
+
+
+async def silent(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(60)
+
+
+# --- what reaches the engine
+
+
+async def test_the_request_is_built_and_not_copied() -> None:
+    """The engine's own key and Host, our request id; nothing of the caller's that is not on the list."""
+    async with house() as h:
+        headers = (
+            "Cookie: a=b\r\nX-Forwarded-For: 1.2.3.4\r\nX-Request-Id: mine-1\r\nOpenAI-Beta: x=1\r\nX_Api_Key: y\r\n"
+        )
+        await h.raw(h.request(CHAT, headers=headers))
+        seen = h.engine.received[0]
+        assert seen.header("Authorization") == ["Bearer engine-key"]
+        assert seen.header("Host") == [f"127.0.0.1:{h.engine.port}"]
+        assert seen.header("OpenAI-Beta") == ["x=1"]
+        assert seen.header("X-Request-Id") == [h.visits[0].request_id]
+        assert not {"cookie", "x-forwarded-for", "x_api_key"} & {name.lower() for name, _ in seen.headers}
+        assert h.visits[0].caller_id == "mine-1"
+
+
+async def test_what_was_checked_is_what_is_forwarded() -> None:
+    async with house() as h:
+        body = b'{"messages": [{"role":"user","content":"\\ud83d"}], "odd_field": {"b": 1, "a": 1e2}, "n":1}'
+        await h.raw(h.request(body))
+        seen = h.engine.received[0].json
+        assert seen["messages"][0]["content"] == "�"
+        assert list(seen["odd_field"]) == ["b", "a"]
+
+
+async def test_any_model_name_becomes_the_served_one() -> None:
+    async with house() as h:
+        await h.raw(h.request(CHAT | {"model": "gpt-4o"}))
+        assert h.engine.received[0].json["model"] == "served"
+
+
+async def test_a_strict_gateway_refuses_an_unknown_model_without_a_start() -> None:
+    async with house(strict_models=True) as h:
+        reply = await h.raw(h.request(CHAT | {"model": "gpt-4o"}))
+        assert (status_of(reply), error_of(reply)["code"]) == (404, "model_not_found")
+        assert h.provider.starts == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/slots", "/props", "/sleep", "/v1/../slots", "//v1/chat/completions", "/v1/%2e%2e/x"]
+)
+async def test_an_unlisted_path_never_reaches_the_engine(path: str) -> None:
+    async with house() as h:
+        reply = await h.raw(h.request(CHAT, path=path))
+        assert (status_of(reply), error_of(reply)["code"]) == (404, "route_not_found")
+        assert h.engine.received == [] and h.provider.starts == 0
+
+
+async def test_an_operator_may_add_a_path() -> None:
+    async with house(allowed_paths=("/tokenize",)) as h:
+        assert status_of(await h.raw(h.request({"content": "x"}, path="/tokenize"))) == 200
+        assert h.engine.received[0].line == "POST /tokenize HTTP/1.1"
+
+
+async def test_a_route_that_the_engine_lacks_is_said_so() -> None:
+    async with house(profile=Profile(("served",), frozenset({"/v1/chat/completions"}))) as h:
+        reply = await h.raw(h.request(CHAT, path="/v1/rerank"))
+        assert (status_of(reply), error_of(reply)["code"]) == (404, "route_not_supported")
+
+
+async def test_a_path_without_v1_is_told_to_add_it() -> None:
+    async with house() as h:
+        assert "Add /v1" in str(error_of(await h.raw(h.request(CHAT, path="/chat/completions")))["message"])
+
+
+# --- what reaches the caller
+
+
+async def test_events_reach_the_caller_as_they_come() -> None:
+    async with house(script=stream(event("a"), event("b"), event("", "stop"), gap=0.1)) as h:
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(STREAMED))
+        await reader.readuntil(b"\r\n\r\n")
+        began = asyncio.get_running_loop().time()
+        await reader.readuntil(b"\n\n\r\n")
+        assert asyncio.get_running_loop().time() - began < 0.09
+        assert (await reader.read()).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        writer.close()
+
+
+async def test_an_answer_keeps_its_status_and_listed_headers_only() -> None:
+    script = answer(
+        {"ok": 1},
+        headers="Set-Cookie: a=b\r\nServer: x\r\nx-ratelimit-limit: 1\r\nx-ratelimit-limit: 2\r\nKeep-Alive: max=5\r\n",
+    )
+    async with house(script=script) as h:
+        head = head_of(await h.raw(h.request(CHAT)))
+        assert "Set-Cookie" not in head and "Server: x" not in head and "Keep-Alive" not in head
+        assert head.lower().count("x-ratelimit-limit") == 2
+        assert "X-Request-Id: req-" in head
+
+
+async def test_a_traceback_of_the_engine_never_passes() -> None:
+    text = b'Traceback (most recent call last):\n  File "/opt/x/app.py", line 3\nValueError: no'
+    async with house(script=answer(text, status="500 Internal Server Error", content_type="text/plain")) as h:
+        reply = await h.raw(h.request(CHAT))
+        assert status_of(reply) in (500, 502) and b"/opt/x" not in reply and b"Traceback" not in reply
+        assert error_of(reply)["code"]
+
+
+async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_end() -> None:
+    async with house(script=stream(event("a"), done=False, last_chunk=False)) as h:
+        reply = await h.raw(h.request(STREAMED))
+        assert b'"code":"backend_lost"' in reply
+        assert b"[DONE]" not in reply and not reply.endswith(b"0\r\n\r\n")
+        assert status_of(reply) == 200 and reply.count(b"HTTP/1.1") == 1
+
+
+async def test_a_tidy_end_without_the_end_of_the_answer_is_no_success() -> None:
+    async with house(script=stream(event("a"), done=False)) as h:
+        reply = await h.raw(h.request(STREAMED))
+        assert b"backend_lost" in reply and not reply.endswith(b"0\r\n\r\n")
+
+
+async def test_an_unfinished_event_is_never_followed_by_ours() -> None:
+    async with house(script=raw(STREAM_HEAD + chunked(event("a")) + chunked(b'data: {"half'))) as h:
+        reply = await h.raw(h.request(STREAMED))
+        assert b"half" not in reply and b"backend_lost" in reply
+
+
+async def test_an_engine_that_dies_politely_is_still_shown_as_dead() -> None:
+    """vLLM at SIGTERM (recorded): finish_reason "abort", then [DONE]."""
+    async with house(script=stream(event("a"), event("", "abort"))) as h:
+        reply = await h.raw(h.request(STREAMED))
+        assert b"abort" not in reply and b"[DONE]" not in reply and b"backend_lost" in reply
+
+
+async def test_an_engine_error_inside_a_stream_is_not_followed_by_done() -> None:
+    """vLLM after kill -9 of its core (recorded): an error event and [DONE] inside a 200."""
+    async with house(
+        script=stream(event("a"), b'data: {"error": {"message": "EngineCore died", "code": 500}}\n\n')
+    ) as h:
+        reply = await h.raw(h.request(STREAMED))
+        assert b"EngineCore died" in reply and b"[DONE]" not in reply
+
+
+async def test_garbage_from_the_engine_is_a_502_of_ours() -> None:
+    async with house(script=raw(b"SSH-2.0-OpenSSH\r\n\r\n")) as h:
+        reply = await h.raw(h.request(CHAT))
+        assert (status_of(reply), error_of(reply)["code"]) == (502, "backend_protocol_error")
+
+
+async def test_an_engine_that_closes_without_an_answer_is_asked_once_only() -> None:
+    """It may have run: a POST is never sent twice."""
+    async with house(script=raw(b"")) as h:
+        reply = await h.raw(h.request(CHAT))
+        assert (status_of(reply), error_of(reply)["code"]) == (502, "backend_lost")
+        assert len(h.engine.received) == 1
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    async with house(script=answer(b"", status="302 Found", headers="Location: http://169.254.169.254/\r\n")) as h:
+        reply = await h.raw(h.request(CHAT))
+        assert status_of(reply) == 502 and b"169.254" not in reply and len(h.engine.received) == 1
+
+
+async def test_an_engine_that_never_begins_is_a_504() -> None:
+    async with house(script=silent, answer_time=0.3) as h:
+        reply = await h.raw(h.request(CHAT))
+        assert (status_of(reply), error_of(reply)["code"]) == (504, "backend_timeout")
+        await h.until(lambda: h.engine.left == 1)
+
+
+async def test_a_stream_that_stalls_is_ended_with_its_reason() -> None:
+    async def stalls(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunked(event("a")))
+        await asyncio.sleep(60)
+
+    async with house(script=stalls, gap=0.5) as h:
+        reply = await h.raw(h.request(STREAMED))
+        assert b"backend_stalled" in reply and b": waiting" in reply
+        await h.until(lambda: h.engine.left == 1)
+
+
+async def test_a_long_prompt_is_waited_for_in_company() -> None:
+    async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.5)
+        await stream(event("a", "stop"))(request, reader, writer)
+
+    async with house(script=slow) as h:
+        reply = await h.raw(h.request(STREAMED))
+        assert b": working on the prompt" in reply and reply.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def test_an_engine_error_after_a_heartbeat_becomes_an_event() -> None:
+    async def late(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.4)
+        await answer({"error": {"message": "too long", "code": 400}}, status="400 Bad Request")(request, reader, writer)
+
+    async with house(script=late) as h:
+        reply = await h.raw(h.request(STREAMED))
+        assert status_of(reply) == 200 and reply.count(b"HTTP/1.1") == 1
+        assert b'data: {"error"' in reply and b"too long" in reply
+
+
+async def test_options_and_head_are_answered_without_the_engine() -> None:
+    async with house() as h:
+        reply = await h.raw(b"OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert status_of(reply) == 204 and "Allow: POST, OPTIONS" in head_of(reply)
+        reply = await h.raw(b"HEAD /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert status_of(reply) == 200 and reply.endswith(b"\r\n\r\n")
+        assert h.provider.starts == 0
+
+
+# --- holding
+
+
+async def test_twenty_early_callers_make_one_start_and_are_all_answered() -> None:
+    async with house(ready_at_once=False, slots=20, queue=50) as h:
+        replies = [asyncio.create_task(h.raw(h.request(CHAT))) for _ in range(20)]
+        await h.until(lambda: h.conductor.snapshot().waiting == 20)
+        assert h.state is State.STARTING
+        h.provider.tell(Ready(("served",)))
+        assert [status_of(reply) for reply in await asyncio.gather(*replies)] == [200] * 20
+        assert h.provider.starts == 1
+
+
+async def test_a_held_stream_hears_how_far_it_is_and_then_the_engine() -> None:
+    async with house(ready_at_once=False, script=stream(event("a", "stop"))) as h:
+        reply = asyncio.create_task(h.raw(h.request(STREAMED)))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        h.provider.tell(Loading("loading", 0.43, "12.1/28.0 GiB"))
+        await asyncio.sleep(0.5)
+        h.provider.tell(Ready())
+        got = await reply
+        assert b": loading 43% 12.1/28.0 GiB\n\n" in got
+        assert got.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and got.count(b"HTTP/1.1") == 1
+
+
+async def test_a_held_answer_without_a_stream_is_sent_back_in_time() -> None:
+    async with house(ready_at_once=False, hold_max=0.3) as h:
+        reply = await h.raw(h.request(CHAT))
+        assert (status_of(reply), error_of(reply)["code"]) == (503, "loading")
+        assert "x-should-retry: true" in head_of(reply) and "Retry-After: " in head_of(reply)
+
+
+async def test_nobody_is_held_for_longer_than_they_said_they_wait() -> None:
+    async with house(ready_at_once=False, hold_max=60) as h:
+        began = asyncio.get_running_loop().time()
+        reply = await h.raw(h.request(CHAT, headers="x-stainless-read-timeout: 6\r\n"))
+        assert error_of(reply)["code"] == "loading"
+        assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_a_start_that_fails_for_good_is_told_to_all_who_wait() -> None:
+    """Nothing was committed yet, so it keeps its status for streams, too."""
+    async with house(ready_at_once=False, grace=30) as h:
+        waiting = [asyncio.create_task(h.raw(h.request(body))) for body in (CHAT, STREAMED)]
+        await h.until(lambda: h.conductor.snapshot().waiting == 2)
+        h.provider.tell(Gone("The configured model was not found.", lasting=True, detail="/secret/path"))
+        for reply in await asyncio.gather(*waiting):
+            assert (status_of(reply), error_of(reply)["code"]) == (503, "start_failed")
+            assert b"not found" in reply and b"/secret" not in reply
+        reply = await h.raw(h.request(CHAT))
+        assert error_of(reply)["code"] == "start_failed" and h.provider.starts == 1
+
+
+async def test_a_full_line_is_said_at_once() -> None:
+    async with house(ready_at_once=False, queue=1) as h:
+        first = asyncio.create_task(h.raw(h.request(CHAT)))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        reply = await h.raw(h.request(CHAT))
+        assert (status_of(reply), error_of(reply)["code"]) == (429, "queue_full")
+        assert "Retry-After: " in head_of(reply)
+        first.cancel()
+
+
+async def test_held_bodies_are_bounded_in_bytes() -> None:
+    async with house(ready_at_once=False, queue_bytes=1000) as h:
+        reply = await h.raw(h.request(CHAT | {"user": "x" * 2000}))
+        assert error_of(reply)["code"] == "queue_full"
+
+
+async def test_the_engine_crashes_and_only_those_in_flight_hear_of_it() -> None:
+    """Those in line wait for the restart."""
+
+    async def dies(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)
+        writer.close()
+
+    async with house(script=dies, slots=1) as h:
+        first = asyncio.create_task(h.raw(h.request(CHAT)))
+        await h.until(lambda: h.engine.received)
+        second = asyncio.create_task(h.raw(h.request(CHAT)))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        h.provider.ready_at_once = False
+        h.provider.tell(Gone("The engine was killed by signal 9."))
+        assert error_of(await first)["code"] == "backend_lost"
+        h.engine.script = answer({"ok": 1})
+        await h.until(lambda: h.provider.starts == 2)
+        h.provider.tell(Ready())
+        assert status_of(await second) == 200
+
+
+# --- the caller leaves
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAMED], ids=["whole", "stream"])
+async def test_a_caller_who_leaves_ends_the_engines_work(body: dict[str, object]) -> None:
+    async with house(script=silent, slots=1) as h:
+        _, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(body))
+        await h.until(lambda: h.engine.received)
+        writer.close()
+        await h.until(lambda: h.engine.left == 1 and h.conductor.snapshot().in_flight == 0, within=1)
+        assert h.visits[0].outcome == "left"
+
+
+async def test_a_caller_who_leaves_in_mid_stream_ends_the_engines_work() -> None:
+    async with house(script=stream(*[event("x")] * 1000, gap=0.05), slots=1) as h:
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(STREAMED))
+        await reader.readuntil(b"\n\n")
+        writer.close()
+        await h.until(lambda: h.engine.left == 1 and h.conductor.snapshot().in_flight == 0, within=1)
+
+
+async def test_a_caller_who_leaves_the_line_is_gone_from_it() -> None:
+    async with house(ready_at_once=False) as h:
+        _, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(CHAT))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        writer.close()
+        await h.until(lambda: h.conductor.snapshot().waiting == 0, within=1)
+
+
+async def test_a_caller_who_leaves_while_uploading_starts_nothing() -> None:
+    async with house() as h:
+        _, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(CHAT)[:-10])
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.close()
+        await h.until(lambda: h.visits)
+        assert h.provider.starts == 0 and h.engine.received == []
+
+
+async def test_a_caller_who_does_not_read_is_dropped_and_the_engine_freed() -> None:
+    flood = stream(*[event("x" * 8000)] * 20000)
+    async with house(script=flood, write_timeout=0.5, gap=5) as h:
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port, limit=1024)
+        writer.write(h.request(STREAMED))
+        await h.until(lambda: h.engine.left == 1, within=5)
+        assert h.visits[0].outcome == "left"
+        assert h.visits[0].reply is not None and h.visits[0].reply.bytes_sent < 20_000_000
+        writer.close()
+        del reader
+
+
+# --- who may
+
+
+async def test_a_wrong_key_never_starts_anything() -> None:
+    async with house() as h:
+        wrong = h.request(CHAT).replace(b"Bearer sk-test", b"Bearer sk-nope")
+        reply = await h.raw(wrong)
+        assert (status_of(reply), error_of(reply)["code"]) == (401, "invalid_api_key")
+        assert "WWW-Authenticate: Bearer" in head_of(reply) and "Connection: close" in head_of(reply)
+        assert h.provider.starts == 0
+
+
+async def test_a_key_in_x_api_key_counts_although_authorization_holds_another() -> None:
+    """RunPod's edge takes Authorization for itself."""
+    async with house() as h:
+        data = h.request(CHAT).replace(b"Authorization: Bearer ", b"Authorization: Bearer rpa_x\r\nX-API-Key: ")
+        assert status_of(await h.raw(data)) == 200
+
+
+async def test_without_keys_everybody_may() -> None:
+    async with house(keys=Keys([])) as h:
+        data = h.request(CHAT).replace(b"Authorization", b"X-Nothing")
+        assert status_of(await h.raw(data)) == 200
+
+
+# --- activity and the end
+
+
+async def test_probes_pages_and_refusals_are_no_activity() -> None:
+    async with house() as h:
+        await h.raw(h.request(CHAT))
+        before = h.conductor.snapshot().last_activity
+        for path in ("/ping", "/health", "/metrics", "/", "/v1/models"):
+            await h.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        await h.raw(h.request({"n": 1000}))
+        h.engine.script = answer({"error": {"message": "no"}}, status="422 Unprocessable Entity")
+        assert status_of(await h.raw(h.request(CHAT))) == 422
+        assert h.conductor.snapshot().last_activity == before
+
+
+async def test_idle_ends_in_stopped_and_the_next_request_wakes_it() -> None:
+    async with house(idle_timeout=0.3) as h:
+        assert status_of(await h.raw(h.request(CHAT))) == 200
+        await h.until(lambda: h.state is State.STOPPED)
+        assert h.provider.stops == 1
+        assert status_of(await h.raw(h.request(CHAT))) == 200
+        assert h.provider.starts == 2
+
+
+async def test_a_drain_lets_running_answers_finish_and_nobody_in() -> None:
+    async with house(script=stream(*[event("x")] * 8, event("", "stop"), gap=0.1)) as h:
+        running = asyncio.create_task(h.raw(h.request(STREAMED)))
+        await h.until(lambda: h.engine.received)
+        drained = asyncio.create_task(h.conductor.drain())
+        await asyncio.sleep(0.05)
+        reply = await h.raw(h.request(CHAT))
+        assert (status_of(reply), error_of(reply)["code"]) == (503, "draining")
+        assert (await running).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        await drained
+        assert h.provider.stops == 1
+
+
+async def test_a_drain_that_is_over_ends_the_rest_with_a_wellformed_error() -> None:
+    async with house(script=stream(*[event("x")] * 1000, gap=0.05), drain_timeout=1.0) as h:
+        running = asyncio.create_task(h.raw(h.request(STREAMED)))
+        await h.until(lambda: h.engine.received)
+        await asyncio.wait_for(h.conductor.drain(), 3)
+        reply = await running
+        assert b'"code":"draining"' in reply and b"[DONE]" not in reply
+        await h.until(lambda: h.engine.left == 1)
+
+
+async def test_models_are_listed_while_nothing_runs() -> None:
+    async with house() as h:
+        data = h.request(b"", path="/v1/models").replace(b"POST", b"GET").replace(b"Content-Length: 0\r\n", b"")
+        reply = json.loads(body_of(await h.raw(data)))
+        assert reply["data"][0]["id"] == "served" and reply["data"][0]["wakegate"]["state"] == "stopped"
+        assert h.provider.starts == 0
