@@ -81,7 +81,7 @@ on_signal() { # NAME
 stop() { # PID SIGNAL: ends a child with its whole group, and waits for it
   [[ -n $1 ]] || return 0
   kill -s "$2" -- "-$1" 2>/dev/null
-  wait "$1" 2>/dev/null
+  reap "$1"
 }
 
 # shellcheck disable=SC2317
@@ -123,15 +123,29 @@ launched() {
   [[ -z $name ]] || on_signal "$name"
 }
 
+reap() { # PID: waits for it; its exit code is in $code
+  local running
+  if ! kill -0 "$1" 2>/dev/null; then
+    # A child that dies in the instant in which a signal interrupts `wait` is lost to bash (seen with 5.2): buried, but
+    # still in the list, where `wait` would look for it forever. It ended as we were asked to end.
+    running=$(jobs -pr)
+    if [[ $'\n'$running$'\n' == *$'\n'$1$'\n'* ]]; then
+      code=$((128 + ${sent:-15}))
+      return
+    fi
+  fi
+  wait "$1" 2>/dev/null
+  code=$?
+}
+
 await() { # PID…: until one has ended ($ended, $code) or a signal has come ($ended is empty)
   local pid
   ended='' code=0
   for pid; do
     # wait -n does not know a child that bash has buried already; a plain wait does.
     if ! kill -0 "$pid" 2>/dev/null; then
+      reap "$pid"
       ended=$pid
-      wait "$pid" 2>/dev/null
-      code=$?
       return
     fi
   done
