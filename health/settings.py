@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+CONTAINER_NAMES = (
+    "KUBERNETES_SERVICE_HOST",
+    "RUNPOD_DC_ID",
+    "RUNPOD_POD_HOSTNAME",
+    "VAST_CONTAINERLABEL",
+    "MODAL_TASK_ID",
+    "MODAL_IS_REMOTE",
+    "container",
+)
+"""What `gateway/surroundings.py` goes by, too: both ports must come to the same address."""
+
+
 class Wrong(Exception):
     """Settings that cannot be used; each argument is one line for the console: setting, value, what to do."""
 
@@ -53,15 +65,8 @@ def read(environ: Mapping[str, str], home: str) -> Settings:
 
 
 def in_container(environ: Mapping[str, str], exists: Callable[[str], bool] = os.path.exists) -> bool:
-    """Docker and Podman leave a file, Kubernetes and RunPod an environment; systemd-nspawn and LXC set `container`."""
-    return (
-        exists("/.dockerenv")
-        or exists("/run/.containerenv")
-        or any(
-            environ.get(name)
-            for name in ("KUBERNETES_SERVICE_HOST", "RUNPOD_DC_ID", "RUNPOD_POD_HOSTNAME", "container")
-        )
-    )
+    """Docker and Podman leave a file, the platforms an environment; systemd-nspawn and LXC set `container`."""
+    return exists("/.dockerenv") or exists("/run/.containerenv") or any(environ.get(name) for name in CONTAINER_NAMES)
 
 
 def _port(name: str, value: str, wrong: list[str]) -> int:

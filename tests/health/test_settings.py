@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from health.settings import Wrong, in_container, read
+from gateway import surroundings
+from health.settings import CONTAINER_NAMES, Wrong, in_container, read
 
 
 def settings(home, **environ):
@@ -78,6 +79,19 @@ def test_what_tells_a_container():
     assert not in_container({}, nowhere)
     assert in_container({}, lambda path: path == "/.dockerenv")
     assert in_container({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, nowhere)
+
+
+class NoFiles(surroundings.ThisMachine):
+    """This machine without the files that tell a container."""
+
+    def exists(self, path: str) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("name", [*CONTAINER_NAMES, "HOSTNAME"])
+def test_both_ports_agree_on_what_a_container_is(name):
+    environ = {name: "1"}
+    assert in_container(environ, lambda path: False) == surroundings.look(environ, NoFiles()).in_container
 
 
 @pytest.mark.parametrize(
