@@ -27,6 +27,9 @@ GATHER = 64 * 1024
 """Bytes of an answer that is not a stream that are gathered before its head goes out: one that breaks off earlier is a
 clean 502, and most answers leave in one write."""
 
+TAIL = 4096
+"""Bytes at the end of a long answer in which an engine that is going down says so."""
+
 ERROR_BODY_MAX = 64 * 1024
 
 
@@ -173,10 +176,28 @@ class Upstream:
     async def _pass_stream(
         self, response: aiohttp.ClientResponse, reply: Reply, watch: StreamWatch, sent_at: float
     ) -> None:
-        """Whole events as they come. An unfinished one is kept, so that an error event can always follow."""
-        clock = asyncio.get_running_loop().time
+        """Whole events as they come, until the engine has said everything. An unfinished event is kept, so that an
+        error event can always follow; only after one that was too long to keep is a cut all that is left to say."""
         cutter = EventCutter()
         await reply.begin(response.status, answer_headers(response.headers.items()), length=None)
+        try:
+            await self._pass_events(response, reply, cutter, watch, sent_at)
+        except Refused:
+            if cutter.cut_only:
+                reply.cut()
+            reply.next_sequence = watch.sequence
+            raise
+        await reply.finish()
+
+    async def _pass_events(
+        self,
+        response: aiohttp.ClientResponse,
+        reply: Reply,
+        cutter: EventCutter,
+        watch: StreamWatch,
+        sent_at: float,
+    ) -> None:
+        clock = asyncio.get_running_loop().time
         last_read, seen_any = clock(), False
         while True:
             limit = self._limits.gap if seen_any else self._limits.first_byte
@@ -188,7 +209,7 @@ class Upstream:
                     code = "backend_stalled" if seen_any else "backend_timeout"
                     raise refuse(code, f"The engine sent nothing for {limit:g} s.") from None
                 if not cutter.cut_only:
-                    await reply.heartbeat("working on the prompt" if not seen_any else "waiting for the engine")
+                    await reply.heartbeat("waiting for the engine" if seen_any else "working on the prompt")
                 continue
             except (aiohttp.ClientError, OSError) as error:
                 raise refuse("backend_lost", "The engine ended in the middle of this answer.") from error
@@ -199,7 +220,6 @@ class Upstream:
                 reply.timings.setdefault("first_event", clock() - sent_at)
             last_read = clock()
             await reply.pass_on(watch.feed(cutter.feed(data)))
-            reply.next_sequence = watch.sequence
             if watch.failure is not None:
                 raise Refused(watch.failure)
         await reply.pass_on(watch.end(cutter.rest()))
@@ -207,7 +227,6 @@ class Upstream:
             raise Refused(watch.failure)
         if not watch.ended_properly:
             raise refuse("backend_lost", "The engine's stream ended before the answer did.")
-        await reply.finish()
 
     async def _pass_whole(self, response: aiohttp.ClientResponse, reply: Reply, sent_at: float) -> None:
         """An answer in one piece: small ones are complete before their head goes out."""
@@ -230,8 +249,12 @@ class Upstream:
                     gathered += data
                 await reply.begin(response.status, headers, length=response.content_length)
                 await reply.pass_on(bytes(gathered))
+                tail = b""
                 while data := await response.content.readany():
                     await reply.pass_on(data)
+                    tail = (tail + data)[-TAIL:]
+                if lost := lost_in(tail):
+                    raise Refused(lost)
         except TimeoutError as error:
             waited = clock() - sent_at
             raise refuse("backend_timeout", f"The engine's answer was not complete after {waited:.0f} s.") from error

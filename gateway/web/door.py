@@ -228,7 +228,7 @@ class Door:
         body = await self._bodies.read(request, route.path)
         body = self._with_model(body)
         reply.streams = body.stream and reply.dialect.streams
-        return Call("POST", route.path, headers, body.chunks, body.size, body.slots, body.close), body.size
+        return Call("POST", route.path, headers, body.chunks, body.size, body.choices, body.close), body.size
 
     def _with_model(self, body: Body) -> Body:
         """The name that the engine knows, whatever the caller calls it; with MODEL_CHECK=strict others are 404."""

@@ -50,7 +50,6 @@ class StubProvider:
 
     async def start(self, intent: Intent, journal: Journal) -> Instance:
         self.starts += 1
-        self._news = asyncio.Queue()
         if self.ready_at_once:
             self.tell(Ready(models=self.profile.models))
         return Instance(f"stub-{intent.run}", self.name, self.endpoint, 0.0)
@@ -59,9 +58,8 @@ class StubProvider:
         self._news.put_nowait(news)
 
     async def watch(self, instance: Instance) -> AsyncIterator[News]:
-        news = self._news
         while True:
-            item = await news.get()
+            item = await self._news.get()
             yield item
             if isinstance(item, Gone):
                 return

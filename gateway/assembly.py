@@ -1,0 +1,216 @@
+"""From settings to rooms: which provider, with what; who may. What `app.py` needs to know of each, in one place."""
+
+import os
+import shlex
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from gateway.config import Settings
+from gateway.providers.base import Loading, Provider
+from gateway.providers.catalogue import provider_class
+from gateway.surroundings import Surroundings
+from gateway.web.auth import Key, Keys, first_key
+
+if TYPE_CHECKING:  # the room of models is entered only where there is one to look for
+    from gateway.providers.local.models import Places, Wants
+
+DEMO_NAME = "wakegate-demo"
+
+
+class CannotStart(Exception):
+    """One line that says what is wrong and what to do. Exit code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What start.sh hands over: this boot's nonce, its private folder, and the model to speak nonsense with."""
+
+    nonce: str
+    run_folder: Path
+    demo_model: Path | None
+    stamp: str = "boot"
+    """When and where, for names of log files: `<boot>_<worker>`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may, and how a person gets the key."""
+
+    keys: Keys
+    admin: Keys
+    shell_key: str | None
+    """What to paste for the key; None when keys are off."""
+    said: tuple[str, ...]
+    """Lines for the console."""
+
+
+def make_access(settings: Settings, around: Surroundings) -> Access:
+    """Who may (INTERFACE: "No key configured"). Raises CannotStart where nobody would be kept out by accident."""
+    admin = Keys([Key.of("admin", settings.admin_key.get_secret_value())] if settings.admin_key else [])
+    if settings.auth_enabled is False:
+        return Access(Keys([]), admin, None, ("Keys are off (AUTH_ENABLED=false): anybody who reaches it may use it.",))
+    if settings.api_key is not None:
+        return Access(Keys([Key.of("api-key", settings.api_key.get_secret_value())]), admin, "$API_KEY", ())
+    if settings.auth_enabled is None and around.edge_asks_key:
+        said = "No API_KEY is set: this worker relies on RunPod's edge, which asks callers for a RunPod key."
+        return Access(Keys([]), admin, None, (said,))
+    if around.fleet:
+        raise CannotStart(
+            f"API_KEY: not set, and on {around.platform} a key made here would be lost with it; set API_KEY, or "
+            "AUTH_ENABLED=false if something in front asks for a key."
+        )
+    folder = settings.data_dir / "keys"
+    try:
+        key, path, made = first_key(folder)
+    except OSError as error:
+        raise CannotStart(
+            f"API_KEY: not set, and a first key cannot be kept in {folder} ({error.strerror or error}); "
+            "set API_KEY, or DATA_DIR to a folder that can be written."
+        ) from error
+    said_of_it = [f"{'A first API key was made' if made else 'The API key is the first one made here'}: {path}"]
+    if made and around.is_terminal:
+        said_of_it.append(f"  {key}")
+    return Access(Keys([Key.of("first-key", key)]), admin, f"$(cat {shlex.quote(str(path))})", tuple(said_of_it))
+
+
+def model_text(settings: Settings, boot: Boot) -> str | None:
+    """What MODEL is, or the demo model where nobody named one. None: there is none (an engine command of one's own)."""
+    if settings.model is not None:
+        return settings.model
+    if settings.engine_command or settings.provider != "local":
+        return None
+    return str(boot.demo_model) if boot.demo_model is not None else None
+
+
+def is_demo(settings: Settings, boot: Boot) -> bool:
+    return settings.model is None and model_text(settings, boot) is not None
+
+
+def make_provider(settings: Settings, boot: Boot) -> Provider:
+    """The provider that PROVIDER names, ready to be told to start. Raises CannotStart."""
+    if settings.provider == "external":
+        return _make_external(settings)
+    return _make_local(settings, boot)
+
+
+def _make_external(settings: Settings) -> Provider:
+    from gateway.providers.external.provider import endpoint_of
+
+    key = settings.upstream_api_key.get_secret_value() if settings.upstream_api_key else None
+    try:
+        endpoint = endpoint_of(settings.upstream_url or "", key)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=ssl.create_default_context()), cookie_jar=aiohttp.DummyCookieJar()
+    )
+    provider: Provider = provider_class("external")(
+        endpoint, session=session, models=settings.served_model_name, concurrency=settings.max_concurrent_requests
+    )
+    return provider
+
+
+def _make_local(settings: Settings, boot: Boot) -> Provider:
+    from gateway.providers.local.commands import CommandError, EngineSpec
+
+    text = model_text(settings, boot)
+    if text is None and not settings.engine_command:
+        raise CannotStart(
+            "MODEL: not set; set it to a path, a name under DATA_DIR/models, or a Hub id such as org/name."
+        )
+    spec = EngineSpec(
+        engine=settings.engine,
+        served_names=settings.served_model_name or known_names(settings, boot),
+        ctx_size=settings.ctx_size,
+        max_model_len=settings.max_model_len,
+        n_gpu_layers=str(settings.n_gpu_layers),
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        max_num_seqs=settings.max_num_seqs,
+        engine_args=tuple(settings.engine_args),
+        engine_command=shlex.join(settings.engine_command),
+        stop_command=shlex.join(settings.engine_stop_command),
+        health_path=settings.engine_health_path or "",
+        engine_env=dict(settings.engine_env),
+    )
+    log = settings.data_dir / "logs" / settings.log_name / f"{boot.stamp}_engine.txt"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        pass  # a volume that cannot be written: the guard counts what it drops, and the engine runs all the same
+    try:
+        provider: Provider = provider_class("local")(
+            spec,
+            resolve=_resolver(settings, text),
+            run_folder=boot.run_folder,
+            boot=boot.nonce,
+            log_path=log,
+            log_limit=settings.log_max_size,
+        )
+    except CommandError as error:
+        raise CannotStart(str(error)) from error
+    return provider
+
+
+def _resolver(settings: Settings, text: str | None) -> Callable[[Callable[[Loading], None]], Awaitable[object | None]]:
+    """MODEL, found or fetched, each time the engine starts: what was there at the last start may be gone."""
+
+    async def resolve(tell: Callable[[Loading], None]) -> object | None:
+        if text is None:
+            return None
+        from gateway.providers.local import models
+
+        return await models.resolve(
+            text,
+            places=places_of(settings),
+            wants=wants_of(settings),
+            token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+            on_progress=lambda download: tell(Loading("downloading", download.ratio, str(download))),
+        )
+
+    return resolve
+
+
+def places_of(settings: Settings) -> "Places":
+    from gateway.providers.local.models import Places
+
+    return Places.of(settings.data_dir / "models", base_path=settings.base_path, environ=os.environ)
+
+
+def wants_of(settings: Settings) -> "Wants":
+    """The format that the named engine reads; any where the engine follows from the model."""
+    if settings.engine in ("llama-cpp-python", "llama-server"):
+        return "gguf"
+    return "safetensors" if settings.engine == "vllm" else "any"
+
+
+def known_names(settings: Settings, boot: Boot) -> tuple[str, ...]:
+    """What the model is called before it was ever looked for: /v1/models lists it while it sleeps."""
+    if is_demo(settings, boot):
+        return (DEMO_NAME,)
+    return ()
+
+
+def model_size(settings: Settings, boot: Boot) -> int:
+    """Bytes of a model that lies on this machine's disk; 0 when it does not, or nobody knows."""
+    from gateway.providers.local import models
+    from gateway.providers.local.model_error import ModelError
+
+    text = model_text(settings, boot)
+    if text is None:
+        return 0
+    try:
+        found = models.find(text, places=places_of(settings), wants=wants_of(settings))
+    except (ModelError, OSError):
+        return 0
+    return found.size if found is not None else 0
+
+
+def describe_engine(settings: Settings) -> str:
+    if settings.provider == "external":
+        return settings.upstream_url or "external"
+    return settings.engine or ("your command" if settings.engine_command else "the engine for this model")
