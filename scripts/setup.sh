@@ -207,7 +207,7 @@ ninja_line() { # "[12/345] Building …", or make's "[ 12%] Building …"
   elif [[ $1 =~ \[\ *([0-9]+)%\]\ (.*) ]]; then
     percent=${BASH_REMATCH[1]} what=${BASH_REMATCH[2]##*/}
   else
-    return 1
+    pip_line "$1" # before the compiler starts
   fi
 }
 
@@ -414,9 +414,14 @@ set_up() { # EXTRA-OR-GROUP…: everything named is installed; what was there be
   open_log
   # Two at once (start.sh and test.sh, say) take turns; the folder itself is the lock, so that none is left behind.
   local lock
-  if exec {lock}<"$root" && ! flock -n "$lock" 2>/dev/null; then
+  exec {lock}<"$root"
+  if ! flock -n "$lock" 2>/dev/null; then
     step "Waiting for another set-up of this checkout"
     flock "$lock"
+    if known_python && has base "$@"; then
+      close_log
+      return
+    fi
   fi
   read_stamp
   hint=$stamped_flavour
@@ -459,8 +464,7 @@ make_demo() {
     give_up 1 "Cannot write ${demo_model%/*}: set DATA_DIR to a folder that you can write, or MODEL to a model"
   fi
   show "Making a demo model (no MODEL is set; it talks nonsense)" pip_line \
-    "$venv/bin/python" "$root/scripts/make_demo_model.py" "$demo_model.new"
-  mv -f -- "$demo_model.new" "$demo_model"
+    "$venv/bin/python" "$root/scripts/make_demo_model.py" "$demo_model"
   close_log
 }
 

@@ -208,6 +208,15 @@ def test_the_demo_model_is_made_once_and_again_when_its_script_is_newer(installe
     assert installed(CHECK) == "missing"
 
 
+def test_of_two_at_once_the_second_waits_and_finds_it_done(installed):
+    """start.sh and test.sh in two windows; the lock is the folder itself."""
+    script = """
+        flock "$root" sleep 0.5 & sleep 0.2
+        make_venv() { echo "set up again"; exit 1; }
+        set_up llama; echo went on; wait"""
+    assert installed(script) == "[setup] Waiting for another set-up of this checkout\nwent on"
+
+
 # -- what is said
 
 
