@@ -276,7 +276,7 @@ class Gateway:
         welcome = Welcome(
             bases=self._around.bases(self.settings.host, self.port),
             model=(self.conductor.models or ("default",))[0],
-            engine=assembly.describe_engine(self.settings),
+            engine=self.provider.profile.engine or assembly.describe_engine(self.settings),
             seconds=self._loop.time() - self._began,
             key=self.access.shell_key,
             is_demo=assembly.is_demo(self.settings, self._boot),

@@ -58,7 +58,7 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It serves. `models`: what it says it serves (empty: it did not say); `concurrency`: how many at once, if known."""
+    """It serves. `models`: what it says it serves (empty: it did not say); `concurrency`: how many at once if known."""
 
     models: tuple[str, ...] = ()
     concurrency: int | None = None
@@ -95,6 +95,8 @@ class Profile:
     """Inference paths ("/v1/chat/completions") that it has. None: unknown, ask it."""
     concurrency: int | None = None
     """Requests it can work on at once. None: unknown."""
+    engine: str = ""
+    """What answers ("llama-server"), for people to read. Empty: unknown until the first start."""
     starts: bool = True
     """Whether there is something to start and stop; False for something that already runs."""
     can_rest: bool = False

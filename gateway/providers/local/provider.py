@@ -256,7 +256,7 @@ class LocalProvider:
         if engine is None:
             return Profile(models=names, concurrency=self._spec.max_num_seqs)
         known = commands.traits(self._spec, engine)
-        return Profile(models=names, routes=known.routes, concurrency=known.concurrency)
+        return Profile(models=names, routes=known.routes, concurrency=known.concurrency, engine=engine)
 
     def _prepare(self, intent: Intent) -> Run:
         """A folder of its own, an address, a key. Nothing of an earlier run is in it: stale sockets are the rule."""
@@ -321,7 +321,7 @@ class LocalProvider:
         known = commands.traits(self._spec, engine_name)
         self._profile = self._profile_of(engine_name)
         if model is not None and not self._profile.models:
-            self._profile = Profile((model.name,), self._profile.routes, self._profile.concurrency)
+            self._profile = replace(self._profile, models=(model.name,))
         with NewsPipe() as pipe:
             engine = run.engine = self._launch(run, engine_name, model, installed, pipe)
             try:

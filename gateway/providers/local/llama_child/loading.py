@@ -146,7 +146,9 @@ def _arguments(options: Options, llama: Any) -> dict[str, object]:
         "n_ctx": options.context or CONTEXT_UNASKED,
         "n_batch": options.batch,
         "n_ubatch": min(512, options.batch),
-        "n_threads": threads,
+        # One core is left to the gateway and the rest of the machine: the library's threads spin while they wait for
+        # each other, and on a shared core decoding falls to a twentieth. Reading a prompt may have them all.
+        "n_threads": max(1, threads - 1),
         "n_threads_batch": threads,
     }
     known = set(inspect.signature(llama.__init__).parameters) - OURS - {"self", "kwargs"}
