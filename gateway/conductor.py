@@ -202,16 +202,17 @@ class Conductor:
 
     # -- what callers of the conductor may ask -------------------------------------------------
 
-    def admit(self, request: str, *, size: int, patience: float | None = None) -> Ticket | Refusal:
+    def admit(self, request: str, *, size: int, patience: float | None = None, slots: int = 1) -> Ticket | Refusal:
         """The verdict on one authenticated, checked request, at once. `size` is the bytes that are held for it.
 
-        `patience`: seconds it can wait in all, None when it can wait as long as it takes (a stream).
+        `patience`: seconds it can wait in all, None when it can wait as long as it takes (a stream). `slots`: answers
+        that it asks for at once.
         """
         now = self._loop.time()
         refusal = self._lifecycle.refusal(now)
         if refusal is not None:
             return refuse(refusal.code, refusal.reason, retry_after=refusal.retry_after).refusal
-        verdict = self._admission.offer(request, size_bytes=size, patience=patience, now=now)
+        verdict = self._admission.offer(request, size_bytes=size, patience=patience, now=now, slots=slots)
         if isinstance(verdict, Full):
             return refuse("queue_full", verdict.reason, retry_after=verdict.retry_after).refusal
         ticket = Ticket(self, request)
@@ -348,6 +349,7 @@ class Conductor:
             "queue_timeout", "Waited in line for QUEUE_TIMEOUT; the upstream is busy with others.", retry_after=10
         )
         self._turn_away(self._admission.expired(now=self._loop.time()), waited)
+        self._grant(self._admission.move(now=self._loop.time()))
         self._tell(TimePassed())
 
     # -- orders that take time -----------------------------------------------------------------

@@ -62,6 +62,7 @@ Verdict = Admitted | Queued | Full
 class _Place:
     size_bytes: int
     since: float
+    slots: int
 
 
 class Admission:
@@ -69,8 +70,9 @@ class Admission:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._running: dict[str, float] = {}
-        """Who has a slot, and since when."""
+        self._running: dict[str, tuple[float, int]] = {}
+        """Who is let in: since when, and on how many slots."""
+        self._taken = 0
         self._line: OrderedDict[str, _Place] = OrderedDict()
         self._bytes = 0
         self._opened_at: float | None = None
@@ -84,7 +86,7 @@ class Admission:
         if self._line:
             line += f", the first since {next(iter(self._line.values())).since:.1f}"
         pace = f"{self._mean:.2f} s each" if self._timed >= ENOUGH else "pace unknown"
-        return f"<Admission {door}, {len(self._running)}/{self._limits.concurrency} running, {line}, {pace}>"
+        return f"<Admission {door}, {len(self._running)} running on {self._taken}/{self._limits.concurrency} slots, {line}, {pace}>"
 
     @property
     def limits(self) -> Limits:
@@ -103,20 +105,22 @@ class Admission:
         """Of those who wait."""
         return self._bytes
 
-    def offer(self, request: str, *, size_bytes: int, patience: float | None, now: float) -> Verdict:
+    def offer(self, request: str, *, size_bytes: int, patience: float | None, now: float, slots: int = 1) -> Verdict:
         """One request asks to be let in. `patience`: seconds it can wait at most, None when as long as it takes.
 
-        Raises ValueError for an id that is in line or running: ids are for one request.
+        `slots`: how many answers it asks for at once (`n`); one that asks for more than there are gets all of them,
+        alone. Nobody overtakes the first in line, however much it needs. Raises ValueError for an id that is in line
+        or running: ids are for one request.
         """
         if request in self._running or request in self._line:
             raise ValueError(f"request {request} is here already: {self!r}")
-        if self._free_slots() > 0:
-            self._running[request] = now
+        if not self._line and self._fits(slots):
+            self._let_in(request, now, slots)
             return Admitted()
         full = self._why_full(size_bytes, patience)
         if full is not None:
             return full
-        self._line[request] = _Place(size_bytes, now)
+        self._line[request] = _Place(size_bytes, now, slots)
         self._bytes += size_bytes
         return Queued(len(self._line))
 
@@ -126,13 +130,15 @@ class Admission:
         `served`: its time says how long an answer takes (not so for one that failed or was cut short). Safe to say
         twice, and of a request that never came.
         """
-        began = self._running.pop(request, None)
-        if began is None:
+        running = self._running.pop(request, None)
+        if running is None:
             self._leave_line(request)
-            return []
+            return self.move(now)
+        began, slots = running
+        self._taken -= slots
         if served:
             self._time(now - began)
-        return self._move(now)
+        return self.move(now)
 
     def leave(self, request: str, now: float) -> list[str]:
         """It went away, wherever it was. As `release`, and nothing is learnt from its time."""
@@ -142,7 +148,7 @@ class Admission:
         """The upstream serves. Returns who has a slot now."""
         if self._opened_at is None:
             self._opened_at = now
-        return self._move(now)
+        return self.move(now)
 
     def close(self) -> None:
         """It serves no more. Who has a slot keeps it until it is released; who waits goes on waiting."""
@@ -155,7 +161,7 @@ class Admission:
     def change(self, limits: Limits, now: float) -> list[str]:
         """Other limits from now on. Nobody who waits is sent away by them."""
         self._limits = limits
-        return self._move(now)
+        return self.move(now)
 
     def refuse_all(self) -> list[str]:
         """Send away everybody who waits. Returns them, in order."""
@@ -184,8 +190,15 @@ class Admission:
         """How long until this place in line has a slot, once the upstream serves; None: too little is known."""
         return self._mean * position / self._limits.concurrency if self._timed >= ENOUGH else None
 
-    def _free_slots(self) -> int:
-        return 0 if self._opened_at is None else self._limits.concurrency - len(self._running)
+    def _fits(self, slots: int) -> bool:
+        if self._opened_at is None:
+            return False
+        return self._taken + min(slots, self._limits.concurrency) <= self._limits.concurrency
+
+    def _let_in(self, request: str, now: float, slots: int) -> None:
+        taken = min(slots, self._limits.concurrency)
+        self._running[request] = (now, taken)
+        self._taken += taken
 
     def _why_full(self, size_bytes: int, patience: float | None) -> Full | None:
         limits = self._limits
@@ -205,12 +218,15 @@ class Admission:
         if place is not None:
             self._bytes -= place.size_bytes
 
-    def _move(self, now: float) -> list[str]:
+    def move(self, now: float) -> list[str]:
+        """Let in whoever can be, in order. Returns them; needed only after `expired`, which may free the head."""
         admitted: list[str] = []
-        while self._line and self._free_slots() > 0:
-            request = next(iter(self._line))
+        while self._line:
+            request, place = next(iter(self._line.items()))
+            if not self._fits(place.slots):
+                break
             self._leave_line(request)
-            self._running[request] = now
+            self._let_in(request, now, place.slots)
             admitted.append(request)
         return admitted
 

@@ -64,6 +64,8 @@ class Call:
     """Content-Length; None with an iterator of unknown length."""
     choices: int = 1
     """How many answers were asked for: a stream has ended properly when each has."""
+    slots: int = 1
+    """How many answers the engine works on at once for it; more than `choices` with `best_of`."""
     close: Callable[[], None] = lambda: None
     """Gives back the body's memory."""
 

@@ -186,7 +186,7 @@ def test_five_hundred_idle_sockets_do_not_delay_a_probe(tmp_path: Path) -> None:
 
 
 def test_callers_leaving_in_any_phase_leave_the_engine_free(tmp_path: Path) -> None:
-    """Waiting for the start, in line, uploading, prefill, streaming, whole: one more caller is then answered at once."""
+    """Waiting for the start, in line, uploading, prefill, streaming, whole: the next caller is answered at once."""
     prompt = "word " * 3000
 
     async def leave(body: dict[str, object], cut: int | None, after: float) -> None:

@@ -1,4 +1,4 @@
-"""A model by its Hub name, from ./start.sh and from `wakegate pull`: huggingface_hub itself, against a small Hub here."""
+"""A model by its Hub name, from ./start.sh and from `wakegate pull`: huggingface_hub itself, with a Hub made here."""
 
 import asyncio
 import os

@@ -230,6 +230,31 @@ def test_fewer_slots_at_run_time_take_none_away() -> None:
     assert [admission.release(request, now=2) for request in "abc"] == [[], [], ["d"]]
 
 
+def test_a_request_for_several_answers_takes_as_many_slots() -> None:
+    """`n` and `best_of` count; nobody overtakes who waits for several."""
+    admission = opened(concurrency=3)
+    assert admission.offer("two", size_bytes=1, patience=None, now=0, slots=2) == Admitted()
+    assert admission.offer("three", size_bytes=1, patience=None, now=0, slots=3) == Queued(1)
+    assert offer(admission, "one") == Queued(2)
+    assert admission.release("two", now=1) == ["three"]
+    assert admission.release("three", now=2) == ["one"]
+
+
+def test_more_answers_than_slots_get_all_the_slots() -> None:
+    admission = opened(concurrency=2)
+    assert admission.offer("many", size_bytes=1, patience=None, now=0, slots=100) == Admitted()
+    assert offer(admission, "one") == Queued(1)
+    assert admission.release("many", now=1) == ["one"]
+
+
+def test_when_the_first_in_line_leaves_those_behind_it_move_up() -> None:
+    admission = opened(concurrency=2)
+    offer(admission, "one")
+    admission.offer("two", size_bytes=1, patience=None, now=0, slots=2)
+    assert offer(admission, "next") == Queued(2)
+    assert admission.leave("two", now=1) == ["next"]
+
+
 def test_no_slots_at_all_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="one request at least"):
         Limits(concurrency=0)
@@ -237,12 +262,12 @@ def test_no_slots_at_all_is_a_mistake() -> None:
 
 def test_the_repr_says_who_waits_and_since_when() -> None:
     assert repr(Admission(Limits(concurrency=4))) == (
-        "<Admission closed, 0/4 running, 0 in line holding 0 bytes, pace unknown>"
+        "<Admission closed, 0 running on 0/4 slots, 0 in line holding 0 bytes, pace unknown>"
     )
     admission = taught(2)
     offer(admission, "a", now=7, size=30)
     assert repr(admission) == (
-        "<Admission open since 0.0, 1/1 running, 1 in line holding 30 bytes, the first since 7.0, 2.00 s each>"
+        "<Admission open since 0.0, 1 running on 1/1 slots, 1 in line holding 30 bytes, the first since 7.0, 2.00 s each>"
     )
 
 
@@ -255,26 +280,30 @@ class Line(RuleBasedStateMachine):
         self.admission = Admission(self.limits)
         self.is_open = False
         self.opened_at = self.now = 0
-        self.running: list[str] = []
-        self.line: list[tuple[str, int, int]] = []
+        self.running: dict[str, int] = {}
+        self.line: list[tuple[str, int, int, int]] = []
         self.count = 0
 
     def moved(self) -> list[str]:
         admitted = []
-        while self.is_open and self.line and len(self.running) < self.limits.concurrency:
-            request, _, _ = self.line.pop(0)
-            self.running.append(request)
+        while self.line and self.fits(self.line[0][3]):
+            request, _, _, slots = self.line.pop(0)
+            self.running[request] = min(slots, self.limits.concurrency)
             admitted.append(request)
         return admitted
 
-    @rule(size=st.integers(0, 12), patience=st.none() | st.integers(0, 20))
-    def offer(self, size: int, patience: int | None) -> None:
+    def fits(self, slots: int) -> bool:
+        limit = self.limits.concurrency
+        return self.is_open and sum(self.running.values()) + min(slots, limit) <= limit
+
+    @rule(size=st.integers(0, 12), patience=st.none() | st.integers(0, 20), slots=st.integers(1, 4))
+    def offer(self, size: int, patience: int | None, slots: int) -> None:
         self.count += 1
         request = f"r{self.count}"
-        verdict = self.admission.offer(request, size_bytes=size, patience=patience, now=self.now)
-        if self.is_open and len(self.running) < self.limits.concurrency:
+        verdict = self.admission.offer(request, size_bytes=size, patience=patience, now=self.now, slots=slots)
+        if not self.line and self.fits(slots):
             assert verdict == Admitted()
-            self.running.append(request)
+            self.running[request] = min(slots, self.limits.concurrency)
         elif (
             len(self.line) >= self.limits.max_queue_size
             or sum(it[1] for it in self.line) + size > self.limits.max_queue_bytes
@@ -284,7 +313,7 @@ class Line(RuleBasedStateMachine):
             wait = self.admission.estimated_wait(len(self.line) + 1)
             assert wait is not None and wait > min(10, 10 if patience is None else patience)
         else:
-            self.line.append((request, size, self.now))
+            self.line.append((request, size, self.now, slots))
             assert verdict == Queued(len(self.line))
         if isinstance(verdict, Full):
             assert 1 <= verdict.retry_after <= 60
@@ -295,16 +324,14 @@ class Line(RuleBasedStateMachine):
         request = f"r{which}"
         admitted = self.admission.release(request, now=self.now, served=served)
         self.line = [it for it in self.line if it[0] != request]
-        if request in self.running:
-            self.running.remove(request)
-            assert admitted == self.moved()
-        else:
-            assert admitted == []
+        self.running.pop(request, None)
+        assert admitted == self.moved()
 
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 3))
     def an_answer_ends(self, which: int) -> None:
-        request = self.running.pop(which % len(self.running))
+        request = list(self.running)[which % len(self.running)]
+        del self.running[request]
         assert self.admission.release(request, self.now) == self.moved()
 
     @rule()
@@ -334,6 +361,7 @@ class Line(RuleBasedStateMachine):
         late = [it[0] for it in self.line if self.is_open and max(it[2], self.opened_at) + 10 <= self.now]
         assert self.admission.expired(self.now) == late
         self.line = [it for it in self.line if it[0] not in late]
+        assert self.admission.move(self.now) == self.moved()
         deadline = self.admission.next_deadline()
         assert deadline is None or deadline > self.now
 
@@ -343,7 +371,7 @@ class Line(RuleBasedStateMachine):
             assert self.admission.running == len(self.running)
             assert self.admission.waiting == len(self.line)
             assert self.admission.held_bytes == sum(it[1] for it in self.line)
-            assert not (self.is_open and self.line and len(self.running) < self.limits.concurrency), "a slot was lost"
+            assert not (self.line and self.fits(self.line[0][3])), "a slot was lost"
 
 
 TestLine = Line.TestCase
