@@ -1,0 +1,820 @@
+"""Every setting, once: its name, its type, its default and one sentence. A value made from a mapping.
+
+`load(environ, …)` reads the environment, `.env` and the TOML file, in this order, and returns a frozen `Settings`, or
+raises `SettingsError` with everything that is wrong, one line each. Nothing here looks at the machine: files are read
+by a function that is handed in, and defaults that depend on where we run are filled in by `surroundings.settle`.
+
+To add a setting: one field in `Settings`, and run scripts/make_reference.py, which writes docs/reference/settings.md
+from this file. A setting that does nothing must not exist. No message repeats a value that may be a secret.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
+
+from dotenv.parser import parse_stream  # pydantic-settings brings it, and has imported it already
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway import kinds
+from gateway.kinds import Kind, shown
+
+PREFIX = "WAKEGATE_"
+KEY_LENGTH = 16
+"""Characters. A shorter key is warned about."""
+
+
+class SettingsError(Exception):
+    """Something in the settings is wrong. `problems` has one line for each thing, fit for a console."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+# --- The settings -----------------------------------------------------------------------------------------------------
+
+
+def _group(title: str) -> Callable[..., Any]:
+    """The settings of one group: `setting(default, sentence)`, and for some:
+
+    aliases: other names that mean the same. unset: what the reference says instead of the default, where that depends.
+    """
+
+    def setting(default: object, sentence: str, *, aliases: tuple[str, ...] = (), unset: str = "") -> Any:
+        extra: dict[str, Any] = {"group": title, "aliases": list(aliases), "unset": unset}
+        return Field(default, description=sentence, json_schema_extra=extra)
+
+    return setting
+
+
+_places = _group("Places")
+_logs = _group("Logs")
+_compute = _group("Compute")
+_engine = _group("Engine")
+_model = _group("Model")
+_lifecycle = _group("Lifecycle")
+_waiting = _group("Waiting")
+_admission = _group("Admission")
+_limits = _group("Limits")
+_keys = _group("Keys")
+
+Seconds = Annotated[float, kinds.SPAN]
+Wait = Annotated[float, kinds.SPAN_OR_ZERO]
+Port = Annotated[int, kinds.PORT]
+Bytes = Annotated[int, kinds.SIZE]
+Switch = Annotated[bool, kinds.SWITCH]
+Secret = Annotated[SecretStr | None, kinds.SECRET]
+Words = Annotated[tuple[str, ...], kinds.COMMAND]
+MaybeCount = Annotated[int | None, kinds.COUNT]
+
+
+HealthMode = Annotated[Literal["auto", "strict", "hold", "always"], kinds.one_of("auto", "strict", "hold", "always")]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], kinds.one_of("debug", "info", "warning", "error")]
+ProviderName = Annotated[Literal["local", "external"], kinds.one_of("local", "external")]
+EngineName = Annotated[
+    Literal["llama-cpp-python", "llama-server", "vllm", "command"] | None,
+    kinds.one_of("llama-cpp-python", "llama-server", "vllm", "command"),
+]
+ModelCheck = Annotated[Literal["any", "strict"], kinds.one_of("any", "strict")]
+
+
+class Settings(BaseSettings):
+    """All settings. Frozen. Made by `load`, then made final by `surroundings.settle`.
+
+    None means off, not known or never, as the field's sentence says. Times are seconds, sizes are bytes. A default that
+    depends on the surroundings stands here in its plainest form, and its reference text in `unset`.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
+
+    host: Annotated[str, kinds.HOST] = _places(
+        "0.0.0.0",  # noqa: S104 - callers come from outside; without keys it is 127.0.0.1, see unset
+        "The address both ports listen on.",
+        unset="`0.0.0.0`; `127.0.0.1` when keys are off outside a container",
+    )
+    port: Port = _places(8000, "The port for callers.")
+    port_health: Port = _places(8001, "The port for health checks, a process of its own.")
+    health_check_path: Annotated[str, kinds.PATH] = _places(
+        "/ping", "A further path on `PORT_HEALTH` that answers as `/ping` does."
+    )
+    health_mode: HealthMode = _places(
+        "auto",
+        "What `/ping` says: *strict* 204 during the first start, 200 while requests can be served or would wake "
+        "the engine, else 503; *hold* 200 as soon as the gateway listens; *always* 200.",
+        unset="`auto`: strict; on RunPod's load balancer hold when starts take longer than 90 s",
+    )
+    data_dir: Annotated[Path, kinds.FOLDER] = _places(
+        Path("data"),
+        "Where models, logs, keys and state are kept.",
+        unset="`/runpod-volume` or `/workspace` inside RunPod or Vast where it is writable, `/data` in a container "
+        "that has it, `./data` of a checkout, else `~/.local/share/wakegate`",
+    )
+    allowed_paths: Annotated[tuple[str, ...], kinds.PATHS] = _places(
+        (), "Further exact paths that are passed to the engine, with a key. Engines leave many of theirs unprotected."
+    )
+
+    log_name: Annotated[str, kinds.LOG_NAME] = _logs(
+        "llama", "The folder under `DATA_DIR/logs` that this gateway's logs go to."
+    )
+    log_level: LogLevel = _logs("info", "How much is logged.")
+    log_max_size: Bytes = _logs(20 * 1024**2, "The engine's own log is rotated when it is this large.")
+
+    provider: ProviderName = _compute(
+        "local",
+        "Where the engine runs: *local* is a child process of the gateway, *external* is something that already runs.",
+        unset="`local`; `external` when only `UPSTREAM_URL` is set",
+    )
+    upstream_url: Annotated[str | None, kinds.URL] = _compute(
+        None, "Where the external upstream answers, never this gateway itself.", aliases=("VLLM_API_URL",)
+    )
+    upstream_api_key: Secret = _compute(
+        None,
+        "The key that the upstream asks for. `VLLM_API_KEY` means this unless the provider is local.",
+    )
+    allow_plain_http: Switch = _compute(False, "Whether keys and prompts may go to a public address without TLS.")
+
+    engine: EngineName = _engine(
+        None,
+        "The program that serves the model.",
+        unset="from the model's format and what is installed; `command` when `ENGINE_COMMAND` is set",
+    )
+    engine_command: Words = _engine(
+        (),
+        "The engine's command line, run without a shell; `{port}`, `{host}`, `{socket}`, `{model}` and "
+        "`{api_key_file}` are filled in.",
+    )
+    engine_stop_command: Words = _engine((), "A command that stops the engine, where ending its processes does not.")
+    engine_health_path: Annotated[str | None, kinds.PATH] = _engine(
+        None, "The path that says 200 once the engine serves.", unset="as the engine has it"
+    )
+    engine_env: Annotated[tuple[tuple[str, str], ...], kinds.PAIRS] = _engine(
+        (), "Variables for the engine's environment, which otherwise holds only a short list of ours."
+    )
+    engine_args: Words = _engine((), "Arguments added to the engine's command line, after ours.")
+
+    model: Annotated[str | None, kinds.TEXT] = _model(
+        None,
+        "A path, a file or folder under `DATA_DIR/models`, or a Hub id: `org/name`, `org/name:Q4_K_M`, "
+        "`org/name:file.gguf`, with `@revision`, or `hf.co/…`.",
+        aliases=("MODEL_NAME", "MODEL_PATH", "MODEL_REPO"),
+        unset="a tiny demo model that talks nonsense",
+    )
+    served_model_name: Annotated[tuple[str, ...], kinds.NAMES] = _model(
+        (),
+        "The names that callers know the model by; the first is shown.",
+        aliases=("OPENAI_SERVED_MODEL_NAME_OVERRIDE",),
+        unset="from `MODEL`",
+    )
+    base_path: Annotated[Path | None, kinds.FOLDER] = _model(
+        None, "A further folder to look into for models, where worker-vllm kept them."
+    )
+    model_check: ModelCheck = _model(
+        "any", "Whether a request for an unknown model is served all the same (*any*) or answered 404 (*strict*)."
+    )
+    max_model_len: MaybeCount = _model(None, "Tokens in one request, prompt and answer.", unset="from the model")
+    ctx_size: Annotated[int | None, kinds.COUNT_OR_ZERO] = _model(
+        None,
+        "Tokens in all, over all slots, for llama.cpp; 0 is what the model was trained with.",
+        aliases=("CTX", "N_CTX"),
+        unset="from the model and `MAX_MODEL_LEN`",
+    )
+    n_gpu_layers: Annotated[int | Literal["auto", "all"], kinds.LAYERS] = _model(
+        "auto", "Layers that llama.cpp puts on the GPU.", aliases=("NGL", "GPU_LAYERS")
+    )
+    gpu_memory_utilization: Annotated[float | None, kinds.SHARE] = _model(
+        None, "The share of GPU memory that vLLM takes.", unset="vLLM's own"
+    )
+    max_num_seqs: MaybeCount = _model(
+        None,
+        "Requests that the engine works on at once (llama.cpp's slots, vLLM's sequences).",
+        unset="the engine's own",
+    )
+    hf_token: Secret = _model(
+        None, "A Hugging Face token, for models that ask for one.", aliases=("HUGGING_FACE_HUB_TOKEN",)
+    )
+
+    wake_on_start: Switch = _lifecycle(True, "Whether the engine is started with the gateway, before anybody asks.")
+    start_timeout: Seconds = _lifecycle(600.0, "A start that makes no progress for this long has failed.")
+    start_max: Seconds = _lifecycle(1800.0, "A start that takes longer than this in all has failed.")
+    idle_timeout: Annotated[float | None, kinds.SPAN_OR_NEVER] = _lifecycle(
+        900.0,
+        "The engine is stopped, and its memory given back, after this long without a request; 0 is at once. "
+        "`INACTIVITY_LIMIT_MINUTES` counts minutes.",
+        aliases=("INACTIVITY_LIMIT", "INACTIVITY_LIMIT_MINUTES"),
+        unset="`15m`; `never` inside a platform's worker and for an external upstream",
+    )
+    drain_timeout: Wait = _lifecycle(
+        25.0,
+        "How long a shutdown may take in all, running answers and a local engine included.",
+        unset="`25s`; `8s` in a container whose platform does not say how long it waits",
+    )
+
+    hold_grace: Wait = _waiting(
+        10.0, "How long a streaming caller waits for a plain status before the stream is opened and held by comments."
+    )
+    hold_max: Annotated[float | None, kinds.SPAN_OR_AUTO] = _waiting(
+        None,
+        "How long a caller whose answer does not stream is held, in line and for the start together.",
+        unset="`auto`: 85 s behind a known edge, else what the caller can wait, at most 280 s",
+    )
+    heartbeat_interval: Seconds = _waiting(15.0, "A held stream hears a comment at least this often.")
+
+    max_concurrent_requests: MaybeCount = _admission(
+        None,
+        "Requests passed to the engine at once; others wait in line.",
+        aliases=("MAX_CONCURRENCY", "RUNPOD_MAX_CONCURRENCY"),
+        unset="what the engine says it can do, 2000 where nothing says it",
+    )
+    max_queue_size: Annotated[int | None, kinds.COUNT_OR_ZERO] = _admission(
+        None, "Requests that may wait in line.", unset="256, and at least 4 for each that runs at once"
+    )
+    max_queue_bytes: Bytes = _admission(
+        256 * 1024**2, "Bytes of request bodies that may be held at once.", unset="20 % of memory"
+    )
+    queue_timeout: Seconds = _admission(300.0, "The longest wait in line.")
+    max_request_body_size: Bytes = _admission(30 * 1024**2, "The largest request body.")
+    max_connections: Annotated[int, kinds.COUNT] = _admission(
+        2000, "Callers' connections that may be open at once.", unset="`2000`, less where too few files may be open"
+    )
+
+    connect_timeout: Seconds = _limits(10.0, "The longest wait for a connection to the engine.")
+    first_byte_timeout: Seconds = _limits(900.0, "The longest wait for the first byte of a streamed answer.")
+    answer_timeout: Seconds = _limits(3600.0, "The longest wait for an answer that does not stream.")
+    stream_idle_timeout: Seconds = _limits(600.0, "The longest silence of the engine in the middle of a stream.")
+    write_timeout: Seconds = _limits(60.0, "A caller who reads nothing for this long is dropped.")
+    media_hosts: Annotated[tuple[str, ...], kinds.MEDIA_HOSTS] = _limits(
+        (), "Hosts that `https:` media in a request may come from; `data:` always passes."
+    )
+    refuse_fields: Annotated[tuple[str, ...], kinds.FIELDS] = _limits(
+        (
+            "n_discard",
+            "chat_parser",
+            "prompt_embeds",
+            "chat_template",
+            "chat_template_kwargs.chat_template",
+            "chat_template_kwargs.tokenize",
+            "logits_processors",
+            "guided_decoding_backend",
+            "api_base",
+            "base_url",
+            "api_key",
+            "user_config",
+            "kv_transfer_params",
+        ),
+        "Fields of a request that are answered 400, because they can harm an engine; a dot reaches into an object. "
+        "A plain list replaces this one, `+name` and `-name` change it, `none` refuses nothing.",
+    )
+
+    auth_enabled: Annotated[bool | None, kinds.SWITCH_AUTO] = _keys(
+        None,
+        "Whether callers need a key. `false` is a decision; with *auto* and no key configured a first key is made, "
+        "where no platform asks for one of its own.",
+    )
+    api_key: Secret = _keys(None, "The key that callers send. `VLLM_API_KEY` means this when the provider is local.")
+    admin_key: Secret = _keys(None, "The key that also shows what an engine said when it failed.")
+    metrics_auth_enabled: Annotated[bool | None, kinds.SWITCH_AUTO] = _keys(
+        None,
+        "Whether `/metrics` needs a key.",
+        unset="`auto`: open, closed where a public edge such as RunPod's proxy is seen",
+    )
+
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Nothing is read behind our back: `load` collected everything, with its names and places for the messages."""
+        return (init_settings,)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each thing that works and was probably not meant. No secret in any."""
+        return self._warnings
+
+    def given(self, field: str) -> bool:
+        """Whether somebody set it, so that a default must not replace it."""
+        return field in self.model_fields_set
+
+    def changed(self, changes: Mapping[str, object], warnings: Iterable[str] = ()) -> "Settings":
+        """A copy with other values, and with further warnings. The values are taken as they are."""
+        copy = self.model_copy(update=dict(changes))
+        copy._warnings = (*self._warnings, *warnings)
+        return copy
+
+    def queue_size(self, slots: int) -> int:
+        """MAX_QUEUE_SIZE; where nobody set it, it grows with what runs at once."""
+        return max(256, 4 * slots) if self.max_queue_size is None else self.max_queue_size
+
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret's text, longest first, for whoever must keep them out of logs."""
+        values = (getattr(self, setting.field) for setting in SETTINGS.values() if setting.secret)
+        return tuple(sorted({v.get_secret_value() for v in values if v is not None}, key=len, reverse=True))
+
+    def __repr__(self) -> str:
+        """What differs from the defaults, and no secrets."""
+        parts = [
+            f"{f}={'…' if SETTINGS[f].kind.hidden else repr(getattr(self, f))}" for f in sorted(self.model_fields_set)
+        ]
+        return f"Settings({', '.join(parts)})"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known of one setting, for messages and for the reference."""
+
+    field: str
+    group: str
+    kind: Kind
+    default: object
+    unset: str
+    sentence: str
+    aliases: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.field.upper()
+
+    @property
+    def secret(self) -> bool:
+        return self.kind is kinds.SECRET
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that it is read from, without the prefix; a secret's files come last."""
+        plain = (self.name, *self.aliases)
+        return (*plain, *(f"{name}_FILE" for name in plain)) if self.secret else plain
+
+
+def _settings() -> Iterator[Setting]:
+    for field, info in Settings.model_fields.items():
+        extra = cast(dict[str, Any], info.json_schema_extra)
+        kind = next(item for item in info.metadata if isinstance(item, Kind))
+        sentence = info.description or ""
+        yield Setting(field, extra["group"], kind, info.default, extra["unset"], sentence, tuple(extra["aliases"]))
+
+
+SETTINGS: dict[str, Setting] = {setting.field: setting for setting in _settings()}
+"""By field, in the order of the groups."""
+
+VLLM_KEYS = ("VLLM_API_KEY", "VLLM_API_KEY_FILE")
+"""The one name whose meaning depends: what worker-vllm asks its callers for, and what others send to it."""
+
+NAMES_TO_FIELD: dict[str, str] = {name: setting.field for setting in SETTINGS.values() for name in setting.names}
+
+INTERNAL_NAMES = frozenset(
+    f"{PREFIX}{name}" for name in ("RUN_DIR", "BOOT", "DEMO_MODEL", "PYTHON", "WHEEL_CACHE", "ENV_FILE", "CONFIG")
+)
+"""What start.sh, the gateway and the health server tell each other, and the two names of files."""
+
+
+# --- Names that people bring ------------------------------------------------------------------------------------------
+
+FOREIGN: dict[str, tuple[str, ...]] = {
+    # llama.cpp
+    "LLAMA_ARG_MODEL": ("MODEL",),
+    "LLAMA_ARG_HF_REPO": ("MODEL",),
+    "LLAMA_ARG_ALIAS": ("SERVED_MODEL_NAME",),
+    "LLAMA_ARG_CTX_SIZE": ("CTX_SIZE",),
+    "LLAMA_ARG_N_GPU_LAYERS": ("N_GPU_LAYERS",),
+    "LLAMA_ARG_N_PARALLEL": ("MAX_NUM_SEQS",),
+    "LLAMA_ARG_HOST": ("HOST",),
+    "LLAMA_ARG_PORT": ("PORT",),
+    "LLAMA_ARG_SLEEP_IDLE_SECONDS": ("IDLE_TIMEOUT",),
+    "LLAMA_API_KEY": ("API_KEY",),
+    "MODEL_ALIAS": ("SERVED_MODEL_NAME",),
+    # worker-vllm, vLLM and TGI
+    "MODEL_ID": ("MODEL",),
+    "MODEL_REVISION": ("MODEL",),
+    "VLLM_STARTUP_TIMEOUT": ("START_TIMEOUT",),
+    "TENSOR_PARALLEL_SIZE": ("ENGINE_ARGS",),
+    "PIPELINE_PARALLEL_SIZE": ("ENGINE_ARGS",),
+    "QUANTIZATION": ("ENGINE_ARGS",),
+    "DTYPE": ("ENGINE_ARGS",),
+    "TRUST_REMOTE_CODE": ("ENGINE_ARGS",),
+    "ENFORCE_EAGER": ("ENGINE_ARGS",),
+    "KV_CACHE_DTYPE": ("ENGINE_ARGS",),
+    "ENABLE_PREFIX_CACHING": ("ENGINE_ARGS",),
+    "ENABLE_AUTO_TOOL_CHOICE": ("ENGINE_ARGS",),
+    "TOOL_CALL_PARSER": ("ENGINE_ARGS",),
+    "REASONING_PARSER": ("ENGINE_ARGS",),
+    "CUSTOM_CHAT_TEMPLATE": ("ENGINE_ARGS",),
+    # Ollama
+    "OLLAMA_HOST": ("HOST", "PORT"),
+    "OLLAMA_MODELS": ("DATA_DIR",),
+    "OLLAMA_KEEP_ALIVE": ("IDLE_TIMEOUT",),
+    "OLLAMA_CONTEXT_LENGTH": ("CTX_SIZE",),
+    "OLLAMA_NUM_PARALLEL": ("MAX_NUM_SEQS",),
+    "OLLAMA_MAX_QUEUE": ("MAX_QUEUE_SIZE",),
+    "OLLAMA_LOAD_TIMEOUT": ("START_TIMEOUT",),
+    "OLLAMA_DEBUG": ("LOG_LEVEL",),
+    # the two-port and the on-demand guides
+    "HEALTH_PORT": ("PORT_HEALTH",),
+    "GATEWAY_PORT": ("PORT",),
+    "MODELS_DIR": ("DATA_DIR",),
+    "LOG_DIR": ("DATA_DIR",),
+    "WORKER_TYPE": ("LOG_NAME",),
+    "EXTRA_ARGS": ("ENGINE_ARGS",),
+    "BACKEND_URL": ("UPSTREAM_URL",),
+    "BACKEND_API_KEY": ("UPSTREAM_API_KEY",),
+    "INACTIVITY_TIMEOUT": ("IDLE_TIMEOUT",),
+    "INACTIVITY_MINUTES": ("INACTIVITY_LIMIT_MINUTES",),
+}
+"""Names of other programs, and what the same thing is called here. All of them are ignored."""
+
+_SERVICE_LINK = re.compile(r".*_(SERVICE_(HOST|PORT)(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)")
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Kubernetes gives every pod such names for every service: one called `wakegate` brings WAKEGATE_PORT=tcp://…."""
+    return bool(_SERVICE_LINK.fullmatch(name)) or (
+        name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+    )
+
+
+def _one_slip(a: str, b: str) -> bool:
+    """Whether one letter too many, too few, wrong, or two swapped make the difference."""
+    if a == b or abs(len(a) - len(b)) > 1:
+        return False
+    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    rest_a, rest_b = a[start:], b[start:]
+    if len(a) == len(b):
+        return rest_a[1:] == rest_b[1:] or (rest_a[1::-1] == rest_b[:2] and rest_a[2:] == rest_b[2:])
+    return rest_a[1:] == rest_b if len(a) > len(b) else rest_a == rest_b[1:]
+
+
+_ORDINARY = frozenset({"LOGNAME"})
+"""One slip from a name of ours, and meant: POSIX has LOGNAME for the user's name."""
+
+
+def _mistyped(name: str) -> str | None:
+    """The known name that an ordinary variable's name was probably meant to be. Careful: most are other programs'."""
+    if name in _ORDINARY:
+        return None
+    words = sorted(name.split("_"))
+    for known in NAMES_TO_FIELD:
+        if len(known) >= 6 and (_one_slip(name, known) or ("_" in known and sorted(known.split("_")) == words)):
+            return known
+    return None
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    import difflib  # only for somebody who has mistyped something
+
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What a file holds, and whether its owner is us or root."""
+
+    text: str
+    trusted: bool = True
+
+
+ReadFile = Callable[[Path], File]
+"""Raises OSError, or UnicodeDecodeError for something that is not text. `surroundings.read_file` is the real one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One value as somebody wrote it, and where."""
+
+    name: str
+    value: object
+    place: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.place})" if self.place else self.name
+
+    @property
+    def is_set(self) -> bool:
+        """An empty text is not a value."""
+        return self.value is not None and str(self.value).strip() != ""
+
+
+_Layer = dict[str, _Entry]
+"""By upper-case name without the prefix."""
+
+
+class _Reader:
+    """Collects values and everything that is wrong with them, so that all of it is told at once. Used once."""
+
+    def __init__(self, read: ReadFile) -> None:
+        self._read = read
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.failed: set[str] = set()
+        """Fields that are wrong, and left at their defaults so that the rest can be checked."""
+
+    # files
+
+    def text_of(self, path: Path, who: str, *, may_be_missing: bool = False) -> File | None:
+        try:
+            return self._read(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not may_be_missing:
+                self.problems.append(f"{who}: {shown(str(path))} cannot be read: {error.strerror}")
+        except UnicodeDecodeError:
+            self.problems.append(f"{who}: {shown(str(path))} is not text in UTF-8")
+        except OSError as error:
+            self.problems.append(f"{who}: {shown(str(path))} cannot be read: {error.strerror or type(error).__name__}")
+        return None
+
+    def dotenv(self, path: Path, *, asked_for: bool) -> list[_Entry]:
+        """`.env` beside start.sh may be missing and, when it is a stranger's, is left alone."""
+        file = self.text_of(path, f"{PREFIX}ENV_FILE" if asked_for else ".env", may_be_missing=not asked_for)
+        if file is None:
+            return []
+        if not file.trusted:
+            line = f"{shown(str(path))} is not read: its owner is neither this user nor root"
+            if asked_for:
+                self.problems.append(f"{PREFIX}ENV_FILE: {line}")
+            else:
+                self.warnings.append(line)
+            return []
+        return self._dotenv_entries(file.text, path.name)
+
+    def _dotenv_entries(self, text: str, name: str) -> list[_Entry]:
+        entries = []
+        for binding in parse_stream(StringIO(text.removeprefix("\ufeff"))):
+            original = binding.original
+            # The parser gives blank lines before a binding to that binding.
+            lead = len(original.string) - len(original.string.lstrip())
+            place = f"{name} line {original.line + original.string[:lead].count(chr(10))}"
+            if binding.error:
+                self.problems.append(f"{place}: not a line of the form NAME=value")
+            elif binding.key is not None and binding.value is not None:
+                entries.append(_Entry(binding.key, binding.value, place))
+        return entries
+
+    def toml(self, path: Path) -> _Layer:
+        import tomllib  # only where there is such a file
+
+        file = self.text_of(path, "WAKEGATE_CONFIG")
+        if file is None:
+            return {}
+        try:
+            table = tomllib.loads(file.text.removeprefix("\ufeff"))
+        except tomllib.TOMLDecodeError as error:
+            self.problems.append(f"{path.name}: not TOML: {error}")
+            return {}
+        layer: _Layer = {}
+        known = {name.lower(): name for name in (*NAMES_TO_FIELD, *VLLM_KEYS)}
+        for key, value in table.items():
+            entry = _Entry(key, value, _line_of(key, file.text, path.name))
+            if key in known:
+                layer[known[key]] = entry
+            else:
+                self.problems.append(f"{entry.label}: no such setting{_suggestion(key.lower(), known)}")
+        return layer
+
+    # names
+
+    def strangers(self, entries: Iterable[_Entry]) -> None:
+        """Warns about names that look as if they were meant for us."""
+        entries = list(entries)
+        names = {entry.name for entry in entries if entry.is_set}
+        for entry in entries:
+            plain = entry.name.removeprefix(PREFIX)
+            if plain in NAMES_TO_FIELD or plain in VLLM_KEYS or entry.name in INTERNAL_NAMES:
+                continue
+            if plain != entry.name:
+                meant = _suggestion(entry.name, (PREFIX + name for name in NAMES_TO_FIELD))
+                self.warnings.append(f"{entry.label}: no such setting{meant}")
+            elif entry.name in FOREIGN:
+                ours = FOREIGN[entry.name]
+                if not any(name in names or PREFIX + name in names for name in ours):
+                    self.warnings.append(f"{entry.label} is not read here; here it is called {' and '.join(ours)}")
+            elif entry.name.startswith("LLAMA_ARG_"):
+                self.warnings.append(
+                    f"{entry.label} is not read here, nor by the engine; here it is called ENGINE_ARGS"
+                )
+            elif (known := _mistyped(entry.name)) is not None:
+                self.warnings.append(f"{entry.label} is not a setting; did you mean {known}?")
+
+    # values
+
+    def choose(self, setting: Setting, names: tuple[str, ...], layers: Iterable[_Layer]) -> _Entry | None:
+        """The first place that has it, under any of its names, which must agree there."""
+        for layer in layers:
+            told = [self._told(setting, layer[name]) for name in names if name in layer and layer[name].is_set]
+            if not told:
+                continue
+            known = [entry for entry in told if entry is not None]
+            values = {_comparable(setting, entry) for entry in known}
+            if len(values) > 1:
+                self.problems.append(f"{' and '.join(entry.label for entry in known)} disagree; set only one of them")
+            if len(known) == len(told) and len(values) == 1:
+                return known[0]
+            self.failed.add(setting.field)
+            return None
+        return None
+
+    def _told(self, setting: Setting, entry: _Entry) -> _Entry | None:
+        """The entry with the value that counts: a secret's file is read, minutes become seconds."""
+        upper = entry.name.upper()
+        if setting.secret and upper.endswith("_FILE"):
+            file = self.text_of(Path(str(entry.value)), entry.label)
+            if file is None:
+                return None
+            if not (text := file.text.removeprefix("\ufeff").strip()):
+                self.problems.append(f"{entry.label}: {shown(str(entry.value))} is empty")
+                return None
+            return _Entry(entry.name, text, entry.place)
+        if upper.endswith("_MINUTES") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(entry.value).strip()):
+            return _Entry(entry.name, f"{str(entry.value).strip()}m", entry.place)
+        return entry
+
+
+def _comparable(setting: Setting, entry: _Entry) -> str:
+    """Values that mean the same compare equal, however they are written."""
+    try:
+        value = setting.kind.read(entry.value)
+    except ValueError:
+        value = entry.value
+    return repr(value.get_secret_value() if isinstance(value, SecretStr) else value)
+
+
+def _line_of(key: str, text: str, name: str) -> str:
+    match = re.search(rf"^[ \t]*(\[+[ \t]*)?[\"']?{re.escape(key)}[\"']?[ \t]*[=.\]]", text, re.MULTILINE)
+    return f"{name} line {text.count(chr(10), 0, match.start()) + 1}" if match else name
+
+
+def load(environ: Mapping[str, str], *, read: ReadFile, dotenv: Path | None = None) -> Settings:
+    """The settings that these places give, not yet settled. Raises SettingsError with all that is wrong.
+
+    `dotenv` is the `.env` beside start.sh, where there is a start.sh. Names with the prefix come before those without,
+    which other programs use as well; then the environment comes before `.env`, and `.env` before the TOML file.
+    """
+    reader = _Reader(read)
+    outside = [_Entry(name, value) for name, value in environ.items() if not _is_service_link(name, value)]
+    asked = environ.get(f"{PREFIX}ENV_FILE", "").strip()
+    path = Path(asked) if asked else dotenv
+    inside = reader.dotenv(path, asked_for=bool(asked)) if path else []
+    layers = [_prefixed(outside), _prefixed(inside), _plain(outside), _plain(inside)]
+    config = next(
+        (str(layer["CONFIG"].value) for layer in layers[:2] if layer.get("CONFIG", _NOTHING).value), ""
+    ).strip()
+    layers.append(reader.toml(Path(config)) if config else {})
+    reader.strangers([*outside, *inside])
+
+    chosen = _choose_all(reader, layers)
+    settings = _build(reader, chosen)
+    reader.problems += [line for fields, line in _contradictions(settings) if not reader.failed.intersection(fields)]
+    if reader.problems:
+        raise SettingsError(dict.fromkeys(reader.problems))
+    return settings.changed({}, dict.fromkeys([*reader.warnings, *_doubts(settings)]))
+
+
+_NOTHING = _Entry("", "")
+
+
+def _prefixed(entries: Iterable[_Entry]) -> _Layer:
+    return {e.name.removeprefix(PREFIX): e for e in entries if e.name.startswith(PREFIX)}
+
+
+def _plain(entries: Iterable[_Entry]) -> _Layer:
+    return {e.name: e for e in entries if not e.name.startswith(PREFIX)}
+
+
+def _choose_all(reader: _Reader, layers: list[_Layer]) -> dict[str, _Entry]:
+    """Which entry each setting takes. Where the engine runs comes first: it decides whose key VLLM_API_KEY is."""
+    chosen: dict[str, _Entry] = {}
+    first = ("provider", "upstream_url")
+    for field in (*first, *(field for field in SETTINGS if field not in first)):
+        names = SETTINGS[field].names
+        if field == ("api_key" if _is_local(chosen) else "upstream_api_key"):
+            names += VLLM_KEYS
+        entry = reader.choose(SETTINGS[field], names, layers)
+        if entry is not None:
+            chosen[field] = entry
+    return chosen
+
+
+def _is_local(chosen: Mapping[str, _Entry]) -> bool:
+    if "provider" in chosen:
+        return str(chosen["provider"].value).strip().lower() == "local"
+    return "upstream_url" not in chosen
+
+
+def _build(reader: _Reader, chosen: Mapping[str, _Entry]) -> Settings:
+    """The settings, without the values that are wrong: those are the reader's problems now."""
+    values: dict[str, Any] = {field: entry.value for field, entry in chosen.items()}
+    values.setdefault("provider", "local" if _is_local(chosen) else "external")
+    if "engine_command" in values:
+        values.setdefault("engine", "command")
+    found: list[tuple[str, str]] = []
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        # Not raised from: pydantic's error holds the values.
+        for item in error.errors(include_url=False, include_input=False):
+            found.append((str(item["loc"][0]), str(item.get("ctx", {}).get("error", ""))))
+    for field, detail in found:
+        reader.problems.append(_complaint(SETTINGS[field], chosen[field], detail))
+        reader.failed.add(field)
+    return Settings(**{field: value for field, value in values.items() if field not in reader.failed})
+
+
+def _complaint(setting: Setting, entry: _Entry, detail: str) -> str:
+    line = f"{entry.label}: {setting.kind.complaint(entry.value, detail)}"
+    if entry.name in ("HOST", "PORT") and not entry.place:
+        line += f" (if {entry.name} is another program's, set {PREFIX}{entry.name})"
+    return line
+
+
+# --- What must fit together -------------------------------------------------------------------------------------------
+
+_LOCAL_SUFFIXES = (".local", ".internal", ".localhost", ".home.arpa", ".lan", ".svc")
+
+
+def is_public(host: str) -> bool:
+    """Whether a host is, by its name or address, one that is reached over the open internet."""
+    address = kinds.address_of(host)
+    if address is not None:
+        mapped = getattr(address, "ipv4_mapped", None)
+        return bool((mapped or address).is_global)
+    name = host.lower().rstrip(".")
+    return "." in name and not name.endswith(_LOCAL_SUFFIXES)
+
+
+def is_this_machine(host: str) -> bool:
+    """Loopback, by any of its names, or the address that means all of ours."""
+    address = kinds.address_of(host)
+    if address is None:
+        name = host.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost")
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_unspecified)
+
+
+def host_and_port(url: str) -> tuple[str, int]:
+    """Of a URL in the normal form of `upstream_url`."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What cannot be, with the fields it is about."""
+    s = settings
+    if s.port == s.port_health != 0:
+        yield ("port", "port_health"), f"PORT and PORT_HEALTH are both {s.port}; allowed: two different ports"
+    if s.provider == "external" and s.upstream_url is None:
+        yield (
+            ("provider", "upstream_url"),
+            "UPSTREAM_URL: not set, and PROVIDER=external needs it; allowed: " + kinds.URL.allowed,
+        )
+    if s.engine == "command" and not s.engine_command:
+        yield (
+            ("engine", "engine_command"),
+            f"ENGINE_COMMAND: not set, and ENGINE=command needs it; allowed: {kinds.COMMAND.allowed}",
+        )
+    if s.upstream_url is not None:
+        host, port = host_and_port(s.upstream_url)
+        if port in (s.port, s.port_health) and (is_this_machine(host) or host == s.host):
+            yield (
+                ("upstream_url", "port", "port_health", "host"),
+                f"UPSTREAM_URL: {shown(s.upstream_url)} is this gateway itself; allowed: the upstream's own address",
+            )
+        if s.upstream_url.startswith("http://") and is_public(host) and not s.allow_plain_http:
+            yield (
+                ("upstream_url", "allow_plain_http"),
+                f"UPSTREAM_URL: {shown(s.upstream_url)} would send keys and prompts over the internet in the clear; "
+                "allowed: https://, or ALLOW_PLAIN_HTTP=true",
+            )
+
+
+def _doubts(settings: Settings) -> Iterator[str]:
+    """What works, and was probably not meant."""
+    s = settings
+    for name, key in (("API_KEY", s.api_key), ("ADMIN_KEY", s.admin_key)):
+        if key is not None and len(key.get_secret_value()) < KEY_LENGTH:
+            yield f"{name} has fewer than {KEY_LENGTH} characters; a key that nobody guesses is longer"
+    if s.api_key is not None and s.admin_key is not None and s.api_key == s.admin_key:
+        yield "ADMIN_KEY is the same as API_KEY: every caller is an admin"
+    if s.auth_enabled is False and s.api_key is not None:
+        yield "API_KEY is set, and nobody is asked for it: AUTH_ENABLED is false"
+    if s.provider == "local" and s.upstream_url is not None:
+        yield "UPSTREAM_URL is not used: PROVIDER is local"
+    if s.engine not in (None, "command") and s.engine_command:
+        yield f"ENGINE_COMMAND is not used: ENGINE is {s.engine}"
+    if s.start_timeout > s.start_max:
+        yield "START_TIMEOUT is longer than START_MAX, which ends a start first"

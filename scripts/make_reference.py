@@ -1,0 +1,152 @@
+"""Write docs/reference/settings.md and docs/reference/errors.md from gateway/config.py and gateway/errors.py.
+
+python scripts/make_reference.py          write them
+python scripts/make_reference.py --check  exit 1 when one is not up to date
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # run as a script, from anywhere, without being installed
+
+from gateway import kinds  # noqa: E402
+from gateway.config import FOREIGN, SETTINGS, Setting  # noqa: E402
+from gateway.errors import CATALOGUE, RETRY_AFTER_MAX, Refusal  # noqa: E402
+
+REFERENCE = ROOT / "docs" / "reference"
+
+SETTINGS_OPENING = """\
+# Settings
+
+<!-- Generated from gateway/config.py by scripts/make_reference.py. Change it there. -->
+
+Everything has a default: `./start.sh` alone runs. A setting is looked for in this order, and the first place that has
+it is believed:
+
+1. the environment,
+2. the file `.env` beside start.sh, or the one that `WAKEGATE_ENV_FILE` names (only if its owner is you or root),
+3. the TOML file that `WAKEGATE_CONFIG` names, with the same names in lower case,
+4. the default.
+
+`WAKEGATE_PORT` means the same as `PORT`, and so for each name; it comes before the short name wherever both stand, also
+before a short name in the environment when it stands in `.env`. Use it where other programs read the short name, too.
+
+* An empty value is no value.
+* A name with `_FILE` behind it reads a **secret** from a file: `API_KEY_FILE=/run/secrets/key`.
+* Where a setting has several names, two that disagree end the start.
+* Yes or no is `true`, `false`, `1`, `0`, `yes`, `no`, `on` or `off`.
+* Times are seconds, or such as `90s`, `10m`, `2h`, `1h30m`, `1d`, `500ms`.
+* Sizes are bytes, or such as `10M` (a million each), `30MiB` (1024 × 1024 each).
+* Lists have commas between, or are JSON: `a,b` or `["a", "b"]`. In TOML they are arrays.
+* In `.env` a `$` is a `$`: nothing is filled in.
+
+What is wrong is told all at once, one line each, and the exit code is 2. What looks mistyped is warned about.
+"""
+
+ERRORS_OPENING = f"""\
+# Errors
+
+<!-- Generated from gateway/errors.py by scripts/make_reference.py. Change it there. -->
+
+Every error that the gateway itself answers has this shape, which the OpenAI SDKs read, and says what to do:
+
+```json
+{{"error": {{"message": "…", "type": "…", "param": null, "code": "…"}}}}
+```
+
+`code` is stable; match on it. `X-Request-Id` is always there, and the log has the same one. `Retry-After` is at most
+{RETRY_AFTER_MAX} seconds. `x-should-retry` tells the OpenAI SDKs what a retry is worth: `true` where it costs nothing \
+and may succeed,
+`false` where it cannot. Errors of the engine itself pass as they are when they are JSON.
+
+When a stream has begun, the status is out already: an error then comes as an event in the stream, in the form that the
+route has for it, and the connection ends without `[DONE]`.
+"""
+
+
+def settings_page() -> str:
+    """The whole of docs/reference/settings.md."""
+    parts = [SETTINGS_OPENING]
+    for group, settings in groupby(SETTINGS.values(), key=lambda setting: setting.group):
+        parts += [f"## {group}\n", table(("setting", "default", "allowed", "what it is"), map(setting_row, settings))]
+    parts += [
+        "## Names that are something else here\n",
+        "Other programs read these, or older guides used them. They do nothing here, and the gateway says so:\n",
+        table(("there", "here"), ((code(theirs), ", ".join(map(code, ours))) for theirs, ours in FOREIGN.items())),
+    ]
+    return "\n".join(parts)
+
+
+def setting_row(setting: Setting) -> tuple[str, ...]:
+    return code(setting.name), default_of(setting), setting.kind.allowed, " ".join(sentences(setting))
+
+
+def default_of(setting: Setting) -> str:
+    """What holds when nobody sets it, as one would write it."""
+    if setting.unset:
+        return setting.unset
+    if setting.default is None and setting.kind not in (kinds.SWITCH_AUTO, kinds.SPAN_OR_AUTO, kinds.SPAN_OR_NEVER):
+        return "not set"
+    if setting.default == ():
+        return "none"
+    # One word of a list per code span: a table's column is as wide as its longest word.
+    return ", ".join(code(word) for word in setting.kind.spell(setting.default).split(","))
+
+
+def sentences(setting: Setting) -> Iterator[str]:
+    yield setting.sentence
+    names = setting.aliases
+    if names:
+        yield f"Also read as {', '.join(map(code, names))}."
+    if setting.secret:
+        yield "A secret."
+
+
+def errors_page() -> str:
+    """The whole of docs/reference/errors.md."""
+    rows = map(error_row, sorted(CATALOGUE, key=lambda name: CATALOGUE[name].status))
+    return f"{ERRORS_OPENING}\n{table(('status', 'code', 'type', '`x-should-retry`', 'meaning'), rows)}"
+
+
+def error_row(name: str) -> tuple[str, ...]:
+    kind = CATALOGUE[name]
+    retry = dict(Refusal(name, "").head()).get("x-should-retry")
+    closes = " The connection ends after it." if kind.close else ""
+    return str(kind.status), code(name), code(kind.type), code(retry) if retry else "not sent", kind.meaning + closes
+
+
+def code(text: str) -> str:
+    return f"`{text}`"
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A Markdown table; a bar in a cell would end the cell."""
+    lines = [line(head), "|" + "---|" * len(head)]
+    return "\n".join([*lines, *(line(cell.replace("|", "\\|") for cell in row) for row in rows)]) + "\n"
+
+
+def line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+PAGES = {REFERENCE / "settings.md": settings_page, REFERENCE / "errors.md": errors_page}
+
+
+def main(arguments: list[str]) -> int:
+    stale = [path for path, page in PAGES.items() if not path.exists() or path.read_text(encoding="utf-8") != page()]
+    if "--check" in arguments:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not up to date: run python scripts/make_reference.py", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PAGES[path](), encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
