@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import hypothesis.internal.observability  # noqa: F401  see below
 import pytest
 
 from tests.support.llama import make_model
+
+# hypothesis' pytest plugin imports that module when the run ends. Debian's Python 3.11.2 then fails at times with "AST
+# constructor recursion depth mismatch" (python/cpython#106905, mended in 3.11.5): a collection of garbage in the middle
+# of compiling it prints a warning, whose traceback compiles as well.
 
 
 @pytest.fixture(scope="session")
