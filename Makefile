@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh)
 
-.PHONY: run test check format
+.PHONY: run test check format test-llama-server
 
 run:
 	@./start.sh
@@ -11,7 +11,7 @@ test:
 	@./test.sh
 
 # What CI asks for after the tests. ./test.sh has installed all of it.
-check:
+check: $(PY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	$(PY) -m mypy
@@ -22,3 +22,10 @@ check:
 format:
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+# The engine tests against llama.cpp's own server too. Builds it once per version, six minutes, outside the tree.
+test-llama-server: $(PY)
+	@server=$$(scripts/build_llama_server.sh $(PY)) && WAKEGATE_TEST_LLAMA_SERVER=$$server ./test.sh -m llama_server
+
+$(PY):
+	@echo "There is no .venv yet: ./test.sh makes it"; exit 2
