@@ -115,6 +115,10 @@ _CODES: Final = {
     504: "backend_timeout",
 }
 _TYPES: Final = {429: LIMIT}
+_CODES_OF_TYPES: Final = {
+    # llama-server has no codes but numbers; this is the one that agents look for when they shorten a conversation.
+    "exceed_context_size_error": "context_length_exceeded",
+}
 
 
 def error_from_engine(status: int, content_type: str, body: bytes) -> EngineError:
@@ -140,7 +144,8 @@ def error_from_engine(status: int, content_type: str, body: bytes) -> EngineErro
     if said is None:
         return _wrapped(status, _plain_text(body))
     error = _as_openai(said, status)
-    refusal = refuse("backend_error", str(error["message"]), status=status).refusal
+    # In a stream that is held already no status can be said any more: the code must tell whose mistake it is.
+    refusal = refuse(_CODES.get(status, "backend_error"), str(error["message"]), status=status).refusal
     return EngineError(status, to_json({"error": error}), refusal)
 
 
@@ -191,6 +196,7 @@ def _as_openai(said: dict[str, Any], status: int) -> dict[str, Any]:
     extra = cleaned if isinstance(cleaned, dict) else {}
     message, kind, code = extra.get("message"), extra.get("type"), extra.get("code")
     usual = _CODES.get(status, "backend_error" if status >= 500 else "invalid_request")
+    usual = _CODES_OF_TYPES.get(str(kind), usual)
     if status == 404 and said.get("detail") == "Not Found":  # FastAPI's, for a path that it does not have
         usual = "route_not_supported"
     return extra | {

@@ -9,6 +9,7 @@ Every failure leaves as a `Refused`, typed by whose fault it is, so that nothing
 """
 
 import asyncio
+import errno
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -168,10 +169,26 @@ class Upstream:
         except aiohttp.ClientPayloadError as error:
             raise _protocol_error() from error
         except (aiohttp.ClientError, OSError) as error:
+            if self._was_never_read(call, error):
+                raise Unreached("the engine ended before it read this") from error
             # The connection broke before an answer: the engine may have begun, so this is never sent again.
             raise refuse("backend_lost", "The engine closed the connection before it answered.") from error
         except ValueError as error:
             raise _protocol_error() from error
+
+    def _was_never_read(self, call: Call, error: Exception) -> bool:
+        """Whether a broken connection proves that the engine cannot have begun.
+
+        An engine that dies closes the door after its connections, so that whoever comes in that moment gets in and is
+        reset. On a unix socket a reset says more than on TCP: the other end closed with bytes unread, or before it
+        accepted (Linux, unix_release_sock). It then had no whole request, and what it never had it cannot have run.
+        """
+        return (
+            self._endpoint.socket is not None
+            and not isinstance(call.body, AsyncIterator)
+            and isinstance(error, OSError)
+            and error.errno in (errno.ECONNRESET, errno.EPIPE)
+        )
 
     # -- the answer ----------------------------------------------------------------------------
 

@@ -32,6 +32,8 @@ EDGE_HOLD = 85.0
 """Seconds that a silent answer may take behind RunPod's proxy (100 s) or Cloudflare (100 to 120 s)."""
 LONGEST_HOLD = 280.0
 """Seconds; Node's fetch gives up at 300 without a byte (measured: 302)."""
+END_IS_TOLD = 0.1
+"""Seconds in which a provider tells that its instance has ended (a local engine's end: 25 to 45 ms after a kill)."""
 TRIES = 3
 """Times that a request is sent of which the engine can have seen nothing."""
 
@@ -196,17 +198,27 @@ class Door:
                 ticket.carried_by(asyncio.current_task())
                 try:
                     instance = await self._hold(ticket, reply, arrived, patience)
-                    await self._upstreams.to(self._conductor.name, instance.endpoint).pipe(call, reply)
+                    await self._carry(instance, call, reply)
                     return
                 except Unreached:
                     ticket.active = False
-                    await asyncio.sleep(0.1)  # its end is told by the provider within that time: then we wait in line
+                    await asyncio.sleep(END_IS_TOLD)  # then we wait in line
                 except asyncio.CancelledError:
                     raise cut_short_or_left(ticket) from None
                 finally:
                     if reply.status >= 400 or reply.refused is not None:
                         ticket.active = False
         raise refuse("backend_unavailable", "The engine cannot be reached.", retry_after=5)
+
+    async def _carry(self, instance: Instance, call: Call, reply: Reply) -> None:
+        """To the instance and back. A slot of an engine that broke off stays taken until its end is known: else the
+        next in line would be sent to a dying one, whose door is open a moment longer than its connections."""
+        try:
+            await self._upstreams.to(self._conductor.name, instance.endpoint).pipe(call, reply)
+        except Refused as refused:
+            if refused.refusal.code == "backend_lost":
+                await asyncio.sleep(END_IS_TOLD)
+            raise
 
     def _supported(self, route: Route) -> None:
         routes = self._conductor.provider.profile.routes

@@ -140,6 +140,24 @@ def error(status: int, body: object, content_type: str = "application/json") -> 
             },
             (501, "This server does not support embeddings.", "not_supported_error", None, "backend_error"),
         ),
+        (  # llama-server, a prompt beyond its context
+            400,
+            {
+                "error": {
+                    "code": 400,
+                    "message": "request (8193 tokens) exceeds the available context size (8192 tokens)",
+                    "type": "exceed_context_size_error",
+                    "n_ctx": 8192,
+                }
+            },
+            (
+                400,
+                "request (8193 tokens) exceeds the available context size (8192 tokens)",
+                "exceed_context_size_error",
+                None,
+                "context_length_exceeded",
+            ),
+        ),
         (  # llama-server, loading
             503,
             {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}},
@@ -175,6 +193,16 @@ def test_an_engines_json_error_keeps_status_and_message(
 ) -> None:
     got, said = error(status, body)
     assert (got, said["message"], said["type"], said["param"], said["code"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, "invalid_request"), (422, "invalid_request"), (500, "backend_error"), (503, "backend_error")],
+)
+def test_in_a_stream_the_code_tells_whose_mistake_it_is(status: int, code: str) -> None:
+    """Where no status can be said any more; a caller's mistake there is no failure of the engine's."""
+    refusal = error_from_engine(status, "application/json", b'{"error": {"message": "x", "code": 1}}').refusal
+    assert (refusal.code, refusal.status) == (code, status)
 
 
 def test_what_else_an_error_object_holds_stays() -> None:

@@ -19,7 +19,7 @@ from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
 from gateway.policy.lifecycle.states import State
-from gateway.providers.base import Endpoint, Gone, Instance, Intent, Journal, News, Profile, Ready
+from gateway.providers.base import Endpoint, Gone, Instance, Intent, Journal, News, Profile, Provider, Ready
 from gateway.proxy.bodies import Bodies, BodyLimits
 from gateway.proxy.checker import Checker
 from gateway.proxy.checks import Rules
@@ -50,6 +50,7 @@ class StubProvider:
 
     async def start(self, intent: Intent, journal: Journal) -> Instance:
         self.starts += 1
+        self._news = asyncio.Queue()
         if self.ready_at_once:
             self.tell(Ready(models=self.profile.models))
         return Instance(f"stub-{intent.run}", self.name, self.endpoint, 0.0)
@@ -58,8 +59,9 @@ class StubProvider:
         self._news.put_nowait(news)
 
     async def watch(self, instance: Instance) -> AsyncIterator[News]:
+        told = self._news
         while True:
-            item = await self._news.get()
+            item = await told.get()
             yield item
             if isinstance(item, Gone):
                 return
@@ -99,6 +101,23 @@ class Received:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+async def read_request(reader: asyncio.StreamReader) -> Received:
+    """One whole request. Raises IncompleteReadError when the other side leaves before its end."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    line, *rest = head.decode("latin-1").split("\r\n")
+    headers = [(name, value.strip()) for name, _, value in (row.partition(":") for row in rest if row)]
+    fields = {name.lower(): value for name, value in headers}
+    body = b""
+    if "content-length" in fields:
+        body = await reader.readexactly(int(fields["content-length"]))
+    elif fields.get("transfer-encoding") == "chunked":
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            body += await reader.readexactly(size)
+            await reader.readexactly(2)
+        await reader.readline()
+    return Received(line, headers, body, head)
 
 
 Script = Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -177,7 +196,7 @@ class ScriptedEngine:
         self._tasks.add(task)
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                request = await self._read(reader)
+                request = await read_request(reader)
                 self.received.append(request)
                 work = asyncio.ensure_future(self.script(request, reader, writer))
                 gone = asyncio.ensure_future(reader.read(1))
@@ -193,22 +212,6 @@ class ScriptedEngine:
             writer.close()
             self._tasks.discard(task)
 
-    @staticmethod
-    async def _read(reader: asyncio.StreamReader) -> Received:
-        head = await reader.readuntil(b"\r\n\r\n")
-        line, *rest = head.decode("latin-1").split("\r\n")
-        headers = [(name, value.strip()) for name, _, value in (row.partition(":") for row in rest if row)]
-        fields = {name.lower(): value for name, value in headers}
-        body = b""
-        if "content-length" in fields:
-            body = await reader.readexactly(int(fields["content-length"]))
-        elif fields.get("transfer-encoding") == "chunked":
-            while size := int(await reader.readline(), 16):
-                body += await reader.readexactly(size)
-                await reader.readexactly(2)
-            await reader.readline()
-        return Received(line, headers, body, head)
-
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
@@ -218,11 +221,9 @@ class ScriptedEngine:
 
 
 @dataclass
-class House:
-    """One gateway with its engine."""
+class Front:
+    """One gateway, from where its callers stand."""
 
-    engine: ScriptedEngine
-    provider: StubProvider
     conductor: Conductor
     metrics: Metrics
     server: Server
@@ -264,86 +265,134 @@ class House:
         ).encode() + payload
 
 
+@dataclass
+class House(Front):
+    """A gateway with its scripted engine."""
+
+    engine: ScriptedEngine
+    provider: StubProvider
+
+
 CHAT = {"model": "served", "messages": [{"role": "user", "content": "Hello"}]}
 STREAMED = CHAT | {"stream": True}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Everything small and quick. Seconds and bytes, by the names of the settings that they stand for."""
+
+    slots: int = 2
+    adopt_slots: bool = True
+    """Whether what the engine says of its slots counts more than `slots`."""
+    queue: int = 16
+    queue_bytes: int = 1 << 24
+    body_limit: int = 1 << 20
+    body_gap: float = 0.5
+    max_connections: int = 100
+    grace: float = 0.2
+    heartbeat: float = 0.2
+    hold_max: float | None = 2.0
+    write_timeout: float = 2.0
+    connect: float = 1.0
+    first_byte: float = 5.0
+    answer_time: float = 5.0
+    gap: float = 1.0
+    idle_timeout: float | None = None
+    start_timeout: float = 600.0
+    drain_timeout: float = 3.0
+    stop_within: float = 1.0
+    head_timeout: float = 3.0
+    keep_idle: float = 5.0
+    linger: float = 0.3
+    allowed_paths: tuple[str, ...] = ()
+    strict_models: bool = False
+    keys: Keys | None = None
+    retry_first: float = 0.1
+
+
 @contextlib.asynccontextmanager
-async def house(
-    *,
-    script: Script | None = None,
-    ready_at_once: bool = True,
-    profile: Profile | None = None,
-    slots: int = 2,
-    queue: int = 16,
-    queue_bytes: int = 1 << 24,
-    body_limit: int = 1 << 20,
-    body_gap: float = 0.5,
-    max_connections: int = 100,
-    grace: float = 0.2,
-    heartbeat: float = 0.2,
-    hold_max: float | None = 2.0,
-    write_timeout: float = 2.0,
-    first_byte: float = 5.0,
-    answer_time: float = 5.0,
-    gap: float = 1.0,
-    idle_timeout: float | None = None,
-    drain_timeout: float = 3.0,
-    head_timeout: float = 3.0,
-    keep_idle: float = 5.0,
-    allowed_paths: tuple[str, ...] = (),
-    strict_models: bool = False,
-    keys: Keys | None = None,
-    retry_first: float = 0.1,
-) -> AsyncIterator[House]:
-    """Everything small and quick, otherwise as production builds it (gateway/app.py)."""
-    engine = await ScriptedEngine().start()
-    if script is not None:
-        engine.script = script
-    provider = StubProvider(
-        Endpoint(f"http://127.0.0.1:{engine.port}", key="engine-key"), ready_at_once=ready_at_once, profile=profile
-    )
+async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
+    """A gateway in front of any provider, wired as production wires it (gateway/app.py)."""
     lifecycle = Lifecycle(
         LifecycleSettings(
-            idle_timeout=idle_timeout, drain_timeout=drain_timeout, drain_reserve=0.5, retry_first=retry_first
+            idle_timeout=sizes.idle_timeout,
+            start_timeout=sizes.start_timeout,
+            drain_timeout=sizes.drain_timeout,
+            drain_reserve=0.5,
+            retry_first=sizes.retry_first,
         ),
         now=asyncio.get_running_loop().time(),
     )
     admission = Admission(
-        AdmissionLimits(concurrency=slots, max_queue_size=queue, max_queue_bytes=queue_bytes, queue_timeout=30)
+        AdmissionLimits(
+            concurrency=sizes.slots, max_queue_size=sizes.queue, max_queue_bytes=sizes.queue_bytes, queue_timeout=30
+        )
     )
     conductor = Conductor(
-        "default", provider, lifecycle, admission, limits=ConductorLimits(stop_within=1.0, drain_reserve=0.5)
+        "default",
+        provider,
+        lifecycle,
+        admission,
+        limits=ConductorLimits(stop_within=sizes.stop_within, drain_reserve=0.5),
+        adopt_concurrency=sizes.adopt_slots,
     )
     metrics = Metrics()
-    limits = UpstreamLimits(connect=1.0, first_byte=first_byte, answer=answer_time, gap=gap, heartbeat=heartbeat)
+    limits = UpstreamLimits(
+        connect=sizes.connect,
+        first_byte=sizes.first_byte,
+        answer=sizes.answer_time,
+        gap=sizes.gap,
+        heartbeat=sizes.heartbeat,
+    )
     upstreams = Upstreams(lambda endpoint: Upstream(endpoint, limits))
-    bodies = Bodies(BodyLimits(size=body_limit, gap=body_gap), Checker(Rules()))
+    bodies = Bodies(BodyLimits(size=sizes.body_limit, gap=sizes.body_gap), Checker(Rules()))
     visits: list[Visit] = []
     door = Door(
         conductor=conductor,
         upstreams=upstreams,
         bodies=bodies,
-        routes=Routes(allowed_paths),
+        routes=Routes(sizes.allowed_paths),
         show=Pages(conductor, metrics, ping=lambda: 200, metrics_open=True),
-        keys=keys if keys is not None else Keys([Key.of("test", KEY)]),
+        keys=sizes.keys if sizes.keys is not None else Keys([Key.of("test", KEY)]),
         admin=Keys([]),
-        patience=Patience(grace=grace, heartbeat=heartbeat, hold_max=hold_max, behind_edge=False),
-        strict_models=strict_models,
-        write_timeout=write_timeout,
+        patience=Patience(grace=sizes.grace, heartbeat=sizes.heartbeat, hold_max=sizes.hold_max, behind_edge=False),
+        strict_models=sizes.strict_models,
+        write_timeout=sizes.write_timeout,
         on_end=visits.append,
     )
-    server = Server(door, max_connections=max_connections, head_timeout=head_timeout, idle_timeout=keep_idle)
+    server = Server(
+        door,
+        max_connections=sizes.max_connections,
+        head_timeout=sizes.head_timeout,
+        idle_timeout=sizes.keep_idle,
+        linger=sizes.linger,
+    )
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.2)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    built = House(engine, provider, conductor, metrics, server, runner.addresses[0][1], visits)
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
     try:
-        yield built
+        yield Front(conductor, metrics, server, runner.addresses[0][1], visits)
     finally:
         await server.close()
         await runner.cleanup()
         await upstreams.close()
         await conductor.close()
         await bodies.close()
+
+
+@contextlib.asynccontextmanager
+async def house(
+    *, script: Script | None = None, ready_at_once: bool = True, profile: Profile | None = None, **sizes: Any
+) -> AsyncIterator[House]:
+    """A gateway whose engine is a script. `sizes` are the fields of Sizes."""
+    engine = await ScriptedEngine().start()
+    if script is not None:
+        engine.script = script
+    provider = StubProvider(
+        Endpoint(f"http://127.0.0.1:{engine.port}", key="engine-key"), ready_at_once=ready_at_once, profile=profile
+    )
+    try:
+        async with standing(provider, Sizes(**sizes)) as front:
+            yield House(**vars(front), engine=engine, provider=provider)
+    finally:
         await engine.close()

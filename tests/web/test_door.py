@@ -348,6 +348,25 @@ async def test_the_engine_crashes_and_only_those_in_flight_hear_of_it() -> None:
         assert status_of(await second) == 200
 
 
+async def test_the_next_in_line_is_not_sent_to_an_engine_that_is_dying() -> None:
+    """Connections break before the provider can know why, and a dying engine's door is open a moment longer."""
+
+    async def dies(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.04, h.provider.tell, Gone("The engine was killed by signal 9."))
+        h.provider.ready_at_once = False
+
+    async with house(script=dies, slots=1) as h:
+        first = asyncio.create_task(h.raw(h.request(CHAT)))
+        second = asyncio.create_task(h.raw(h.request(CHAT)))
+        assert error_of(await first)["code"] == "backend_lost"
+        h.engine.script = answer({"ok": 1})
+        await h.until(lambda: h.provider.starts == 2)
+        assert len(h.engine.received) == 1
+        h.provider.tell(Ready())
+        assert status_of(await second) == 200
+
+
 # --- the caller leaves
 
 
