@@ -86,7 +86,8 @@ class Admission:
         if self._line:
             line += f", the first since {next(iter(self._line.values())).since:.1f}"
         pace = f"{self._mean:.2f} s each" if self._timed >= ENOUGH else "pace unknown"
-        return f"<Admission {door}, {len(self._running)} running on {self._taken}/{self._limits.concurrency} slots, {line}, {pace}>"
+        slots = f"{self._taken}/{self._limits.concurrency} slots"
+        return f"<Admission {door}, {len(self._running)} running on {slots}, {line}, {pace}>"
 
     @property
     def limits(self) -> Limits:
@@ -187,8 +188,14 @@ class Admission:
         return max(first.since, self._opened_at) + self._limits.queue_timeout
 
     def estimated_wait(self, position: int) -> float | None:
-        """How long until this place in line has a slot, once the upstream serves; None: too little is known."""
-        return self._mean * position / self._limits.concurrency if self._timed >= ENOUGH else None
+        """How long until this place in line has a slot, once the upstream serves; None: too little is known.
+
+        The first in line of one that is stopped has no wait at all: nobody is on the slots.
+        """
+        if self._timed < ENOUGH:
+            return None
+        free = max(0, self._limits.concurrency - self._taken)
+        return self._mean * max(0, position - free) / self._limits.concurrency
 
     def _fits(self, slots: int) -> bool:
         if self._opened_at is None:

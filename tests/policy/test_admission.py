@@ -140,6 +140,19 @@ def test_more_slots_make_the_wait_shorter() -> None:
     assert isinstance(offer(admission, "b", patience=4.9), Full)
 
 
+def test_long_answers_keep_nobody_from_waking_an_upstream_that_is_stopped() -> None:
+    """However slow it is, nobody is before the first in line: else no request could ever start it again."""
+    admission = taught(400, concurrency=2, queue_timeout=300)
+    admission.close()
+    for number in range(2):
+        admission.release(f"busy{number}", now=0, served=False)
+    assert [offer(admission, request) for request in "ab"] == [Queued(1), Queued(2)]
+    assert offer(admission, "c", patience=199) == Full(
+        "The wait would be about 200 s, longer than this request can wait.", 60
+    )
+    assert offer(admission, "d", patience=200) == Queued(3)
+
+
 def test_nothing_is_estimated_from_too_little() -> None:
     admission = opened()
     offer(admission, "a")
@@ -157,7 +170,8 @@ def test_the_estimate_follows_what_answers_take_now() -> None:
     for request in ["busy0"] + [f"slow{number}" for number in range(20)]:
         now += 100
         admission.release(request, now=now)
-    assert admission.estimated_wait(1) == pytest.approx(100, rel=0.02)
+    assert admission.estimated_wait(1) == 0
+    assert admission.estimated_wait(2) == pytest.approx(100, rel=0.02)
 
 
 def test_what_failed_or_was_cut_short_says_nothing_of_the_pace() -> None:
@@ -167,7 +181,7 @@ def test_what_failed_or_was_cut_short_says_nothing_of_the_pace() -> None:
     admission.release("busy0", now=20, served=False)
     for number in range(50):
         admission.leave(f"x{number}", now=20)
-    assert admission.estimated_wait(1) == pytest.approx(10)
+    assert admission.estimated_wait(2) == pytest.approx(10)
 
 
 def test_retry_after_is_at_most_a_minute() -> None:
@@ -267,7 +281,8 @@ def test_the_repr_says_who_waits_and_since_when() -> None:
     admission = taught(2)
     offer(admission, "a", now=7, size=30)
     assert repr(admission) == (
-        "<Admission open since 0.0, 1 running on 1/1 slots, 1 in line holding 30 bytes, the first since 7.0, 2.00 s each>"
+        "<Admission open since 0.0, 1 running on 1/1 slots, "
+        "1 in line holding 30 bytes, the first since 7.0, 2.00 s each>"
     )
 
 
