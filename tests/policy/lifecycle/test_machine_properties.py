@@ -142,6 +142,9 @@ class World(RuleBasedStateMachine):
         request = f"r{self.count}"
         (self.running if self.serves else self.waiting).append(request)
         self.tell(RequestArrived(request))
+        if self.lifecycle.draining and request in self.waiting:
+            self.waiting.remove(request)  # not refused: what drains still serves
+            self.running.append(request)
 
     @precondition(lambda self: self.running)
     @rule(active=st.booleans(), which=st.integers(0, 9))
