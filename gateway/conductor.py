@@ -8,9 +8,10 @@ One Conductor is one upstream. It knows nothing of HTTP.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -58,6 +59,20 @@ from gateway.providers.base import (
     Ready,
 )
 
+log = logging.getLogger(__name__)
+
+CLOCK_STEP = 0.001
+"""Seconds. uvloop's clock has whole milliseconds and rounds: a timer may ring a fraction early, and is set again for
+no sooner than this, instead of going round until the fraction is over."""
+STOP_MARGIN = 30.0
+"""Seconds beyond what a stop was given after which the provider's call is taken for hung. The local provider, with its
+guard stuck and its sweep slow, answers within 20."""
+
+NOT_CARRIED_OUT = "The start could not be carried out on this machine; its log says why."
+FAULT = "The start failed by a fault of the gateway's own; its log says more."
+UNWATCHED = "The gateway lost sight of it; its log says more."
+NOT_OBEYED = "It could not be put to sleep or woken; the gateway's log says more."
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -83,7 +98,7 @@ class Snapshot:
 class Ticket:
     """One request's place: in line, then in flight. Give it back with `with ticket:`, in every phase."""
 
-    __slots__ = ("_conductor", "_future", "_task", "active", "cut_short", "id", "instance")
+    __slots__ = ("_conductor", "_task", "_turn", "active", "cut_short", "id", "instance")
 
     def __init__(self, conductor: "Conductor", request: str) -> None:
         self.id = request
@@ -93,11 +108,12 @@ class Ticket:
         self.cut_short: Refusal | None = None
         """Set when the gateway, not the caller, ends it: the drain's time is over."""
         self._conductor = conductor
-        self._future: asyncio.Future[Instance] | None = None
+        self._turn: asyncio.Future[Instance] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[Any] | None = None
 
     def __repr__(self) -> str:
-        return f"<Ticket {self.id} {'in flight' if self.instance else 'in line'}>"
+        turned_away = self._turn.done() and self.instance is None
+        return f"<Ticket {self.id} {'in flight' if self.instance else 'turned away' if turned_away else 'in line'}>"
 
     async def wait(self, timeout: float | None) -> Instance | None:
         """The instance once it is this request's turn; None when `timeout` seconds passed. Raises Refused.
@@ -106,28 +122,22 @@ class Ticket:
         """
         if self.instance is not None:
             return self.instance
-        if self._future is None:
-            self._future = asyncio.get_running_loop().create_future()
-        done, _ = await asyncio.wait({self._future}, timeout=timeout)
-        return self._future.result() if done else None
+        done, _ = await asyncio.wait({self._turn}, timeout=timeout)
+        return self._turn.result() if done else None
 
     def carried_by(self, task: "asyncio.Task[Any] | None") -> None:
         """The task to cancel, with `cut_short` set, should the gateway have to end this answer."""
         self._task = task
 
     def grant(self, instance: Instance) -> None:
-        self.instance = instance
-        if self._future is None:
-            self._future = asyncio.get_running_loop().create_future()
-        if not self._future.done():
-            self._future.set_result(instance)
+        if not self._turn.done():
+            self.instance = instance
+            self._turn.set_result(instance)
 
     def turn_away(self, refused: Refused) -> None:
-        if self._future is None:
-            self._future = asyncio.get_running_loop().create_future()
-        if not self._future.done():
-            self._future.set_exception(refused)
-            self._future.exception()  # a caller who left never asks; that is no error to log
+        if not self._turn.done():
+            self._turn.set_exception(refused)
+            self._turn.exception()  # a caller who left never asks; that is no error to log
 
     def cut(self, refusal: Refusal) -> None:
         if self._task is not None and not self._task.done():
@@ -150,6 +160,19 @@ class Limits:
     stop_within: float
     """What a stop may take while the gateway goes on; in a drain it is what the drain has left."""
     drain_reserve: float
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One start, from its order until nothing of it exists any more, and who is at work on it."""
+
+    number: int
+    instance: Instance | None = None
+    """What there is to stop, as far as anybody knows."""
+    start: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    watch: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    order: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    """The rest or the wake that was ordered last."""
 
 
 class NoJournal:
@@ -185,20 +208,19 @@ class Conductor:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[str, Ticket] = {}
-        self._instance: Instance | None = None
+        self._run = Run(0)
+        """The last one that was ordered; before the first, one of which there never was anything."""
         self._loading: Loading | None = None
         self._detail = ""
-        self._starts = 0
-        self._begun: asyncio.Future[None] | None = None
-        """Done once the provider's start call came back: only then is it known what there is to stop."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: deque[Event] = deque()
         self._telling = False
+        self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Conductor {self.name} {self._lifecycle!r} {self._admission!r}>"
+        return f"<Conductor {self.name} {self._run!r} {self._lifecycle!r} {self._admission!r}>"
 
     # -- what callers of the conductor may ask -------------------------------------------------
 
@@ -217,8 +239,8 @@ class Conductor:
             return refuse("queue_full", verdict.reason, retry_after=verdict.retry_after).refusal
         ticket = Ticket(self, request)
         self._tickets[request] = ticket
-        if isinstance(verdict, Admitted) and self._instance is not None:
-            ticket.grant(self._instance)
+        if isinstance(verdict, Admitted):
+            self._grant([request])
         self._tell(RequestArrived(request))
         return ticket
 
@@ -239,20 +261,19 @@ class Conductor:
 
     def snapshot(self) -> Snapshot:
         lifecycle = self._lifecycle
-        waiting = self._admission.waiting
         return Snapshot(
             upstream=self.name,
             state=lifecycle.state,
             since=lifecycle.since,
             loading=self._loading if lifecycle.state is State.STARTING else None,
-            in_flight=len(self._tickets) - waiting,
-            waiting=waiting,
-            starts=self._starts,
+            in_flight=self._admission.running,
+            waiting=self._admission.waiting,
+            starts=lifecycle.run,
             last_activity=lifecycle.last_activity,
             ever_ready=lifecycle.ever_ready,
             reason=lifecycle.reason or "",
             detail=self._detail,
-            instance=self._instance,
+            instance=self._run.instance,
         )
 
     async def drain(self) -> None:
@@ -265,12 +286,13 @@ class Conductor:
         self._tell(DrainRequested())
 
     async def close(self) -> None:
-        """After a drain: end what still runs here and give back the provider's sockets."""
+        """After a drain, when all tickets are back: end what still runs here and give back the provider's sockets."""
+        while self._tasks:  # what one of them says in its end may order another
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.provider.close()
 
     # -- facts in, orders out ------------------------------------------------------------------
@@ -283,37 +305,39 @@ class Conductor:
         self._telling = True
         try:
             while self._events:
-                before = self._lifecycle.state
-                effects = self._lifecycle.handle(self._events.popleft(), now=self._loop.time())
-                if self._lifecycle.state is not State.READY and before is State.READY:
-                    self._admission.close()
-                for effect in effects:
+                for effect in self._lifecycle.handle(self._events.popleft(), now=self._loop.time()):
                     self._carry_out(effect)
+                # A drain lets those who are in line already have their turn, as long as it serves.
+                if self._lifecycle.state not in (State.READY, State.DRAINING):
+                    self._admission.close()
         finally:
             self._telling = False
         self._arm()
-        self._on_change(self)
+        try:
+            self._on_change(self)
+        except Exception:  # whoever looks on may fail; the upstream goes on
+            log.exception("what happened to %s could not be told", self.name)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case StartInstance(run):
-                self._starts += 1
+            case StartInstance(number):
                 self._loading = None
-                self._begun = self._loop.create_future()
-                self._spawn(self._run(run, self._begun))
-            case StopInstance(run):
-                self._spawn(self._stop(run))
-            case RestInstance(run):
-                self._spawn(self._order(run, self.provider.rest))
-            case WakeInstance(run):
-                self._spawn(self._order(run, self.provider.wake))
+                self._run = run = Run(number)
+                run.start = self._spawn(self._start(run))
+            case StopInstance():
+                self._spawn(self._stop(self._run))
+            case RestInstance():
+                self._order(self._run, self.provider.rest)
+            case WakeInstance():
+                self._loading = None
+                self._order(self._run, self.provider.wake)
             case ReleaseWaiting():
                 self._grant(self._admission.open(now=self._loop.time()))
             case RefuseWaiting(code, reason):
                 self._turn_away(self._admission.refuse_all(), refuse(code, reason))
             case CutRunning():
                 cut = refuse("draining", "This gateway is shutting down, and the time for running answers is over.")
-                for ticket in list(self._tickets.values()):
+                for ticket in self._tickets.values():
                     ticket.cut(cut.refusal)
             case EndDrain():
                 self._drained.set()
@@ -321,8 +345,8 @@ class Conductor:
     def _grant(self, requests: list[str]) -> None:
         for request in requests:
             ticket = self._tickets.get(request)
-            if ticket is not None and self._instance is not None:
-                ticket.grant(self._instance)
+            if ticket is not None and self._run.instance is not None:
+                ticket.grant(self._run.instance)
 
     def _turn_away(self, requests: list[str], refused: Refused) -> None:
         for request in requests:
@@ -334,17 +358,17 @@ class Conductor:
 
     def _arm(self) -> None:
         deadlines = (self._lifecycle.next_deadline(), self._admission.next_deadline())
-        deadline = min((d for d in deadlines if d is not None), default=None)
+        due = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        if due == self._due:
+            return
         if self._timer is not None:
-            if deadline is not None and self._timer.when() == deadline:
-                return
             self._timer.cancel()
-            self._timer = None
-        if deadline is not None:
-            self._timer = self._loop.call_at(deadline, self._time_passed)
+        self._due, self._timer = due, None
+        if due is not None:
+            self._timer = self._loop.call_at(max(due, self._loop.time() + CLOCK_STEP), self._time_passed)
 
     def _time_passed(self) -> None:
-        self._timer = None
+        self._due = self._timer = None
         waited = refuse(
             "queue_timeout", "Waited in line for QUEUE_TIMEOUT; the upstream is busy with others.", retry_after=10
         )
@@ -360,70 +384,114 @@ class Conductor:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _run(self, run: int, begun: asyncio.Future[None]) -> None:
-        """One start: from the order until the instance is gone. Its one watcher serves all who wait."""
+    async def _start(self, run: Run) -> None:
+        """Until the provider's start call came back: only then is it known what there is to watch, and to stop."""
         try:
-            self._instance = instance = await self.provider.start(Intent(self.name, run), self._journal)
+            run.instance = await self.provider.start(Intent(self.name, run.number), self._journal)
         except ProviderError as error:
-            self._instance = error.instance
+            run.instance = error.instance
             fact = InstanceLost if error.instance is None else InstanceBroken
-            self._tell(fact(run, error.reason, error.lasting))
-            return
-        except OSError as error:
-            self._tell(InstanceLost(run, f"The start could not be carried out: {error.strerror or error}."))
-            return
-        finally:
-            begun.set_result(None)
-        async for news in self.provider.watch(instance):
-            self._hear(run, instance, news)
+            self._fell(run, fact(run.number, error.reason, error.lasting))
+        except OSError as error:  # above all a journal that cannot be written
+            log.warning("start %d of %s could not be carried out: %s", run.number, self.name, error)
+            self._fell(run, InstanceLost(run.number, NOT_CARRIED_OUT), detail=str(error))
+        except Exception as error:
+            log.exception("start %d of %s failed", run.number, self.name)
+            self._fell(run, InstanceLost(run.number, FAULT), detail=repr(error))
+        else:
+            run.watch = self._spawn(self._watch(run, run.instance))
 
-    def _hear(self, run: int, instance: Instance, news: News) -> None:
+    async def _watch(self, run: Run, instance: Instance) -> None:
+        """What happens to it, until it is gone. One watcher serves all who wait."""
+        detail = "the news ended without an end"
+        try:
+            async for news in self.provider.watch(instance):
+                self._hear(run, news)
+        except Exception as error:  # nobody may wait for news that will not come
+            log.exception("the news of %s broke off", instance.id)
+            detail = repr(error)
+        if run.instance is not None:
+            self._fell(run, InstanceBroken(run.number, UNWATCHED), detail=detail)
+
+    def _hear(self, run: Run, news: News) -> None:
+        if run.instance is None:
+            return  # it was stopped, or told us that it is gone: what comes now is late
         match news:
             case Loading():
                 if news != self._loading:
                     self._loading = news
-                    self._tell(StartProgressed(run))
+                    self._tell(StartProgressed(run.number))
             case Ready(models, concurrency):
-                if models:
-                    self.models = models
-                if concurrency is not None and self._adopt_concurrency:
+                self.models = models or self.models
+                if concurrency and self._adopt_concurrency:
                     self._grant(self._admission.resize(concurrency, now=self._loop.time()))
-                self._tell(BecameReady(run))
+                self._tell(BecameReady(run.number))
             case Asleep():
-                self._tell(FellAsleep(run))
+                self._tell(FellAsleep(run.number))
             case Gone(reason, lasting, detail):
-                self._detail = detail
-                if self._instance is instance:
-                    self._instance = None
-                self._tell(InstanceLost(run, reason, lasting))
+                run.instance = None
+                self._fell(run, InstanceLost(run.number, reason, lasting), detail)
 
-    async def _stop(self, run: int) -> None:
-        if self._begun is not None and not self._begun.done():
-            # The start call has not come back: what it creates must be known, or it would be nobody's.
-            await asyncio.wait({self._begun}, timeout=self._limits.stop_within)
-        if self._begun is not None and not self._begun.done():
-            self._tell(StopFailed(run))
-        elif self._instance is None or await self._ended(self._instance):
-            self._tell(StopConfirmed(run))
-        else:
-            self._tell(StopFailed(run))
+    def _fell(self, run: Run, fact: InstanceLost | InstanceBroken, detail: str = "") -> None:
+        if run is self._run:
+            self._detail = detail
+            self._tell(fact)
 
-    async def _ended(self, instance: Instance) -> bool:
-        """Stop it, and say whether the provider confirmed that nothing of it exists."""
+    async def _stop(self, run: Run) -> None:
+        """End whatever there is of this run. The provider's own word, and nothing else, confirms it."""
         within = self._limits.drain_reserve if self._lifecycle.draining else self._limits.stop_within
+        if run.order is not None:
+            run.order.cancel()  # it rests no more, and is not woken
+        if await self._start_is_over(run, within) and await self._ended(run, within):
+            self._tell(StopConfirmed(run.number))
+        else:
+            self._tell(StopFailed(run.number))
+
+    async def _start_is_over(self, run: Run, within: float) -> bool:
+        """What a start call creates must be known, or it would be nobody's. One that does not come back in time is
+        cancelled, which by contract ends what it began or says what it left."""
+        if run.start is None or run.start.done():
+            return True
+        done, _ = await asyncio.wait({run.start}, timeout=within)
+        if not done:
+            log.warning("start %d of %s does not come back; it is cancelled", run.number, self.name)
+            run.start.cancel()
+            done, _ = await asyncio.wait({run.start}, timeout=within)
+        return bool(done)
+
+    async def _ended(self, run: Run, within: float) -> bool:
+        """Stop it, and say whether the provider confirmed that nothing of it exists."""
+        instance = run.instance
+        if instance is None:
+            return True
         try:
-            await self.provider.stop(instance, within=within)
-        except ProviderError:
+            async with asyncio.timeout(within + STOP_MARGIN):
+                await self.provider.stop(instance, within=within)
+        except (ProviderError, TimeoutError) as error:
+            log.warning("the stop of %s was not confirmed: %r", instance.id, error)
             return False
-        if self._instance is instance:
-            self._instance = None
+        except Exception:
+            log.exception("the stop of %s failed", instance.id)
+            return False
+        run.instance = None
+        if run.watch is not None:
+            run.watch.cancel()
         return True
 
-    async def _order(self, run: int, order: Callable[[Instance], Coroutine[Any, Any, None]]) -> None:
+    def _order(self, run: Run, order: Callable[[Instance], Coroutine[Any, Any, None]]) -> None:
+        if run.order is not None:
+            run.order.cancel()
+        run.order = self._spawn(self._obey(run, order))
+
+    async def _obey(self, run: Run, order: Callable[[Instance], Coroutine[Any, Any, None]]) -> None:
         """Rest or wake; an upstream that can do neither any more is stopped."""
-        if self._instance is None:
+        instance = run.instance
+        if instance is None:
             return
         try:
-            await order(self._instance)
+            await order(instance)
         except ProviderError as error:
-            self._tell(InstanceBroken(run, error.reason, error.lasting))
+            self._fell(run, InstanceBroken(run.number, error.reason, error.lasting))
+        except Exception as error:
+            log.exception("%s was told to rest or wake, and failed", instance.id)
+            self._fell(run, InstanceBroken(run.number, NOT_OBEYED), detail=repr(error))
