@@ -12,8 +12,8 @@ What the server's parser tells us about a body, tried with raw sockets on aiohtt
 3. broken chunk framing in the first read with the head: never reaches a handler, aiohttp answers 400.
 4. broken chunk framing in a later read: **nothing at all is told to the handler**. aiohttp queues an error as if it
    were the next request, and the body never ends. `_is_broken` looks at that queue while it waits.
-5. `Expect: 100-continue`: the low-level server sends no 100 by itself; whoever routes does, after the checks of the
-   head.
+5. `Expect: 100-continue`: the low-level server sends no 100 by itself. `Arrival` does, when it first has to wait for
+   the body: by then everything that can be refused without it was not refused, and an upload has its engine.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
 
 from gateway.errors import Refused, refuse
@@ -53,6 +54,8 @@ class Arrival(AsyncIterator[bytes]):
         self._declared = request.content_length if "Content-Length" in request.headers else None
         self._clock = asyncio.get_running_loop().time
         self._began = self._last = self._gave = self._clock()
+        self._is_held_back = "Expect" in request.headers and request.version >= HttpVersion11
+        """The caller sends no body before it is asked to (RFC 9110, 10.1.1)."""
         self.size = 0
 
     def __repr__(self) -> str:
@@ -85,6 +88,7 @@ class Arrival(AsyncIterator[bytes]):
         self._began += held_back
         self._last += held_back
         while not (chunk := self._content.read_nowait()):
+            self._ask()
             now = self._clock()
             if now >= self._deadline():
                 raise refuse(
@@ -98,6 +102,12 @@ class Arrival(AsyncIterator[bytes]):
             except TimeoutError:
                 continue
         return chunk
+
+    def _ask(self) -> None:
+        transport = self._request.transport
+        if self._is_held_back and transport is not None and not transport.is_closing():
+            self._is_held_back = False
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _deadline(self) -> float:
         """When patience ends if nothing more comes: a gap too long, or an average too low."""

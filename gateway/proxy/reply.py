@@ -80,8 +80,7 @@ class Answer:
     async def prepare(self, request: web.BaseRequest) -> None:
         if self._transport is None or self._transport.is_closing():
             raise CallerLeft
-        self._transport.write(self._bytes)
-        await request.writer.drain()
+        self._transport.write(self._bytes)  # small, and the last on its connection: nobody waits until it is read
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Everything was written by `prepare`."""

@@ -10,7 +10,7 @@ Every failure leaves as a `Refused`, typed by whose fault it is, so that nothing
 
 import asyncio
 import errno
-import ssl
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ from gateway.providers.base import Endpoint
 from gateway.proxy.dialects import StreamWatch, lost_in
 from gateway.proxy.framing import EventCutter
 from gateway.proxy.headers import answer_headers, error_from_engine
-from gateway.proxy.reply import Reply
+from gateway.proxy.reply import CallerLeft, Reply
 
 GATHER = 64 * 1024
 """Bytes of an answer that is not a stream that are gathered before its head goes out: one that breaks off earlier is a
@@ -82,7 +82,8 @@ class Upstream:
         if endpoint.socket is not None:
             connector = aiohttp.UnixConnector(endpoint.socket, force_close=True, limit=0)
         else:
-            connector = aiohttp.TCPConnector(force_close=True, limit=0, ssl=ssl.create_default_context())
+            # TLS is verified, with a context that aiohttp made when it was imported: to make one takes 25 ms.
+            connector = aiohttp.TCPConnector(force_close=True, limit=0, ssl=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect),
@@ -91,8 +92,9 @@ class Upstream:
             trust_env=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             max_line_size=8190,
-            max_field_size=16384,
+            max_field_size=8190,
         )
+        self._session._retry_connection = False  # it has no public name; aiohttp's own test client sets it, too
 
     def __repr__(self) -> str:
         return f"<Upstream {self._endpoint.socket or self._base}>"
@@ -110,10 +112,13 @@ class Upstream:
         clock = asyncio.get_running_loop().time
         sent_at = clock()
         response = await self._answer_head(call, reply)
+        _tell_of_its_end(response)
         try:
             reply.timings["prefill"] = clock() - sent_at
             if not 200 <= response.status < 300:
                 await self._pass_error(response, reply)
+            elif not _is_plain(response):
+                raise refuse("backend_protocol_error", "The engine's answer is coded in a way that nobody asked for.")
             elif response.content_type == "text/event-stream":
                 await self._pass_stream(response, reply, StreamWatch(reply.dialect, choices=call.choices), sent_at)
             elif not reply.is_open:
@@ -169,6 +174,8 @@ class Upstream:
         except aiohttp.ClientPayloadError as error:
             raise _protocol_error() from error
         except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error.__cause__, Refused | CallerLeft):  # an upload that went wrong on its way to us
+                raise error.__cause__ from None
             if self._was_never_read(call, error):
                 raise Unreached("the engine ended before it read this") from error
             # The connection broke before an answer: the engine may have begun, so this is never sent again.
@@ -222,7 +229,7 @@ class Upstream:
             limit = self._limits.gap if seen_any else self._limits.first_byte
             try:
                 async with asyncio.timeout(self._limits.heartbeat):
-                    data = await response.content.readany()
+                    data = await _read(response)
             except TimeoutError:
                 if clock() - last_read >= limit:
                     code = "backend_stalled" if seen_any else "backend_timeout"
@@ -257,11 +264,13 @@ class Upstream:
         try:
             async with asyncio.timeout_at(deadline):
                 while len(gathered) < GATHER:
-                    data = await response.content.readany()
+                    data = await _read(response)
                     if not data:
                         lost = lost_in(bytes(gathered))
                         if lost is not None:
                             raise Refused(lost)
+                        if _is_cut(response, gathered):
+                            raise refuse("backend_lost", "The engine ended in the middle of this answer.")
                         rest = [(name, value) for name, value in headers if name.lower() != "content-type"]
                         await reply.answer(response.status, bytes(gathered), rest, content_type=content_type)
                         return
@@ -269,7 +278,7 @@ class Upstream:
                 await reply.begin(response.status, headers, length=response.content_length)
                 await reply.pass_on(bytes(gathered))
                 tail = b""
-                while data := await response.content.readany():
+                while data := await _read(response):
                     await reply.pass_on(data)
                     tail = (tail + data)[-TAIL:]
                 if lost := lost_in(tail):
@@ -286,16 +295,62 @@ class Upstream:
         body = bytearray()
         try:
             async with asyncio.timeout(self._limits.connect):
-                while len(body) < ERROR_BODY_MAX and (data := await response.content.readany()):
+                while len(body) < ERROR_BODY_MAX and (data := await _read(response)):
                     body += data
         except (TimeoutError, aiohttp.ClientError):
             pass  # what came of the body is enough: the status already says that it failed
-        answer = error_from_engine(response.status, response.headers.get("Content-Type", ""), bytes(body))
+        said = bytes(body) if _is_plain(response) else b""
+        answer = error_from_engine(response.status, response.headers.get("Content-Type", ""), said)
         if reply.is_open:
             headers = [(n, v) for n, v in answer_headers(response.headers.items()) if n.lower() != "content-type"]
             await reply.answer(answer.status, answer.body, headers)
         else:
             raise Refused(answer.refusal)
+
+
+def _tell_of_its_end(response: aiohttp.ClientResponse) -> None:
+    """See to it that a reader hears of a connection that ended early.
+
+    When chunks break in a later read, aiohttp closes the connection and tells nobody: whoever reads would wait until
+    its own clock is over (3.14.5; a test states it).
+    """
+    content, connection = response.content, response.connection
+    closed = connection.protocol.closed if connection is not None and connection.protocol is not None else None
+
+    def tell(closed: "asyncio.Future[None]") -> None:
+        closed.exception()  # taken, so that it is not reported as lost
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection ended before the answer"))
+
+    if closed is not None:
+        closed.add_done_callback(tell)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The next bytes of the answer, b"" at its end. Raises ClientError."""
+    try:
+        return await response.content.readany()
+    except RuntimeError as error:  # aiohttp's word for a connection that is gone, until `_tell_of_its_end` has told
+        raise aiohttp.ClientPayloadError("the connection ended before the answer") from error
+
+
+def _is_plain(response: aiohttp.ClientResponse) -> bool:
+    """Whether the body is in no coding but chunks: a compressed one, which was not asked for, would pass unlabelled."""
+    codings = response.headers.getall("Content-Encoding", ()), response.headers.getall("Transfer-Encoding", ())
+    content, transfer = ({value.strip().lower() for value in values} for values in codings)
+    return content <= {"", "identity"} and transfer <= {"chunked"}
+
+
+def _is_cut(response: aiohttp.ClientResponse, body: bytearray) -> bool:
+    """Whether an answer that only the end of its connection ends (RFC 9112, 6.3) stops in the middle of its JSON."""
+    has_end = response.status == 204 or not {"Content-Length", "Transfer-Encoding"}.isdisjoint(response.headers)
+    if has_end or response.content_type != "application/json":
+        return False
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _protocol_error() -> Refused:

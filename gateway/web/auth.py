@@ -41,42 +41,24 @@ class Keys:
         return bool(self._keys)
 
     def check(self, headers: Mapping[str, str], raw: Iterable[tuple[bytes, bytes]]) -> str:
-        """The name of the key that came, "" when keys are off. Raises Refused: 401, and what is wrong with it."""
+        """The name of the key that came, "" when keys are off. Raises Refused: 401, and what is wrong with it.
+
+        Either header may hold it (RunPod's edge takes Authorization for itself), but neither may come twice: whoever
+        stands in front of us may have looked at the other one.
+        """
         if not self._keys:
             return ""
-        seen: list[str] = []
+        came = _came(raw)
         found = ""
-        for name, value in raw:
-            header = name.lower()
-            if header == b"authorization":
-                scheme, _, token = value.partition(b" ")
-                if scheme.lower() != b"bearer":
-                    seen.append("Authorization without Bearer")
-                    continue
-                seen.append("Authorization")
-                found = self._match(token.strip()) or found
-            elif header == b"x-api-key":
-                seen.append("X-API-Key")
-                found = self._match(value.strip()) or found
-        if found:
+        for _, token in came:
+            found = self._match(token) or found
+        if found and not _is_doubled(came):
             return found
-        if not seen:
-            said = "No API key came. Send `Authorization: Bearer <key>` or `X-API-Key: <key>`."
-        else:
-            said = f"The API key is not right (it came in: {', '.join(dict.fromkeys(seen))})."
-        raise refuse("invalid_api_key", said)
+        raise refuse("invalid_api_key", _what_is_wrong(came))
 
     def knows(self, raw: Iterable[tuple[bytes, bytes]]) -> bool:
         """For open pages that say more to who has a key."""
-        if not self._keys:
-            return False
-        tokens = []
-        for name, value in raw:
-            if name.lower() == b"authorization" and value[:7].lower() == b"bearer ":
-                tokens.append(value[7:].strip())
-            elif name.lower() == b"x-api-key":
-                tokens.append(value.strip())
-        matches = [self._match(token) for token in tokens]  # all of them: constant time
+        matches = [self._match(token) for _, token in _came(raw)]  # all of them: constant time
         return any(matches)
 
     def _match(self, token: bytes) -> str:
@@ -87,6 +69,37 @@ class Keys:
             if hmac.compare_digest(key.digest, digest):
                 found = key.name
         return found if token else ""
+
+
+_HEADERS = {b"authorization": "Authorization", b"x-api-key": "X-API-Key"}
+
+
+def _came(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, bytes]]:
+    """Each header that may hold a key, with the key in it; b"" where it holds none."""
+    came = []
+    for name, value in raw:
+        header = _HEADERS.get(name.lower())
+        if header is None:
+            continue
+        if header == "Authorization":
+            scheme, _, value = value.partition(b" ")
+            value = value if scheme.lower() == b"bearer" else b""
+        came.append((header, value.strip()))
+    return came
+
+
+def _is_doubled(came: list[tuple[str, bytes]]) -> bool:
+    return len({header for header, _ in came}) < len(came)
+
+
+def _what_is_wrong(came: list[tuple[str, bytes]]) -> str:
+    if not came:
+        return "No API key came. Send `Authorization: Bearer <key>` or `X-API-Key: <key>`."
+    if _is_doubled(came):
+        return "A header that holds a key came more than once."
+    where = [header if token else f"{header}, without a key" for header, token in came]
+    hint = "" if any(token for _, token in came) else " Send `Authorization: Bearer <key>` or `X-API-Key: <key>`."
+    return f"The API key is not right (it came in: {'; '.join(where)}).{hint}"
 
 
 def first_key(folder: Path) -> tuple[str, Path, bool]:

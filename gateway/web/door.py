@@ -191,7 +191,9 @@ class Door:
         """Wait for the turn and carry it; again only while the engine can have seen nothing of it."""
         patience = None if reply.streams else self._patience_of(request)
         for attempt in range(TRIES):
-            verdict = self._conductor.admit(f"{reply.request_id}.{attempt}", size=size, patience=patience, slots=call.slots)
+            verdict = self._conductor.admit(
+                f"{reply.request_id}.{attempt}", size=size, patience=patience, slots=call.slots
+            )
             if isinstance(verdict, Refusal):
                 raise Refused(verdict)
             with verdict as ticket:
@@ -236,11 +238,12 @@ class Door:
             length = request.content_length if "Content-Length" in request.headers else None
             return Call("POST", route.path, headers, self._bodies.stream(request), length), 0
         self._bodies.check_head(request, json=True)
-        await wire.send_continue(request)
         body = await self._bodies.read(request, route.path)
         body = self._with_model(body)
         reply.streams = body.stream and reply.dialect.streams
-        return Call("POST", route.path, headers, body.chunks, body.size, body.choices, body.slots, body.close), body.size
+        return Call(
+            "POST", route.path, headers, body.chunks, body.size, body.choices, body.slots, body.close
+        ), body.size
 
     def _with_model(self, body: Body) -> Body:
         """The name that the engine knows, whatever the caller calls it; with MODEL_CHECK=strict others are 404."""

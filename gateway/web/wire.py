@@ -2,7 +2,8 @@
 
 aiohttp's parser (the compiled one, 3.14.5 or newer) refuses most of what is wrong with a request's framing. This file
 adds what it has no setting for (tried, 3.14.5): a clock on the head of a request (its keep-alive time is the only
-bound), a limit on connections, JSON instead of HTML for parser errors, and a log that a scanner cannot fill.
+bound), a limit on connections, an end for those whose callers never read what was sent last, JSON instead of HTML for
+parser errors, and a log that a scanner cannot fill.
 """
 
 import asyncio
@@ -10,8 +11,9 @@ import logging
 import re
 import secrets
 import time
+import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import http_parser, web
 from aiohttp.http import HttpVersion10, HttpVersion11
@@ -19,7 +21,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import Refusal, Refused, refuse, to_json
-from gateway.proxy.reply import Answer
+from gateway.proxy.reply import Answer, head_bytes
 
 log = logging.getLogger("gateway.wire")
 
@@ -36,8 +38,11 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def new_request_id() -> str:
-    """Ours, on every answer: the same in our log, the engine's request and the error that a caller reports."""
-    return "req-" + secrets.token_hex(8)
+    """Ours, on every answer: the same in our log, the engine's request and the error that a caller reports.
+
+    A UUID (version 4), because llama-cpp-python's own server refuses anything else: 400 with an empty body.
+    """
+    return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
 
 
 def parser_is_compiled() -> bool:
@@ -73,12 +78,6 @@ def check_head(request: web.BaseRequest) -> None:
         raise refuse("invalid_request", "Only Expect: 100-continue.", status=417, close=True)
 
 
-async def send_continue(request: web.BaseRequest) -> None:
-    """Ask for the body, once everything that can be refused without it was not refused."""
-    if "Expect" in request.headers and request.version >= HttpVersion11 and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
 def wire_refusal(exc: BaseException | None) -> Refusal:
     """What a parser error is called. Its text is not passed on: it quotes what the client sent."""
     if isinstance(exc, LineTooLong) or "Too many headers" in str(exc):
@@ -91,18 +90,19 @@ def wire_refusal(exc: BaseException | None) -> Refusal:
 class Connection(RequestHandler):
     """One caller's connection."""
 
-    __slots__ = ("busy", "head_began")
+    __slots__ = ("busy", "closing_since", "head_began")
 
     def __init__(self, server: "Server", **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self.busy = False
         self.head_began: float | None = None
+        self.closing_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         server = self._manager
         if isinstance(server, Server) and server.is_full:
-            server.turn_away(transport)
+            server.turn_away(cast("asyncio.Transport", transport))  # uvloop's is one, and no subclass
 
     def data_received(self, data: bytes) -> None:
         if not self.busy and self.head_began is None and data:
@@ -119,8 +119,8 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """A request that could not be parsed, or a fault of ours: JSON either way, one log line a second at most."""
-        if status == 500:
-            log.error("a fault of the gateway's own", exc_info=exc)
+        if status >= 500:
+            self.log_exception("a fault of the gateway's own", exc_info=exc or True)
             refusal = refuse("backend_error", "The gateway failed; the reason is in its log.", status=500).refusal
         else:
             refusal = wire_refusal(exc)
@@ -151,12 +151,13 @@ class Server(web.Server):
         on_reject: Callable[[Refusal], None] = lambda refusal: None,
         head_timeout: float = HEAD_TIMEOUT,
         idle_timeout: float = IDLE_TIMEOUT,
+        linger: float = LINGER,
     ) -> None:
         super().__init__(
             self._enter,
             handler_cancellation=True,  # a caller who leaves ends the engine's work
             keepalive_timeout=idle_timeout,
-            lingering_time=LINGER,
+            lingering_time=linger,
             auto_decompress=False,  # compressed bodies are refused, never inflated
             access_log=None,
             max_line_size=8190,
@@ -167,6 +168,7 @@ class Server(web.Server):
         self._max_connections = max_connections
         self._on_reject = on_reject
         self._head_timeout = head_timeout
+        self._idle_timeout = idle_timeout
         self._last_log = 0.0
         self._suppressed = 0
         self._sweeper = self._loop.create_task(self._sweep())
@@ -178,18 +180,21 @@ class Server(web.Server):
     def is_full(self) -> bool:
         return len(self._connections) > self._max_connections
 
-    def turn_away(self, transport: asyncio.BaseTransport) -> None:
+    def turn_away(self, transport: asyncio.Transport) -> None:
         refusal = refuse(
             "overloaded", f"MAX_CONNECTIONS ({self._max_connections}) are open already.", retry_after=5
         ).refusal
         self.rejected(refusal)
         body = to_json(refusal.body())
-        if isinstance(transport, asyncio.Transport):
-            transport.write(
-                b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
-                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-            )
-            transport.close()
+        head = [
+            ("Content-Type", "application/json"),
+            *refusal.head(),
+            ("X-Request-Id", new_request_id()),
+            ("Connection", "close"),
+            ("Content-Length", str(len(body))),
+        ]
+        transport.write(head_bytes(refusal.status, head) + body)
+        transport.close()
 
     def rejected(self, refusal: Refusal) -> None:
         self._on_reject(refusal)
@@ -223,12 +228,19 @@ class Server(web.Server):
         while True:
             await asyncio.sleep(SWEEP)
             now = self._loop.time()
-            for connection in list(self._connections):
-                if not isinstance(connection, Connection) or connection.busy:
-                    continue
-                began = connection.head_began
-                if began is not None and now - began > self._head_timeout - SWEEP:
-                    connection.force_close()
+            for connection, transport in list(self._connections.items()):
+                if isinstance(connection, Connection):
+                    self._look_at(connection, transport, now)
+
+    def _look_at(self, connection: Connection, transport: asyncio.Transport, now: float) -> None:
+        if transport.is_closing():
+            # It waits until the caller has read the last bytes, which may be never.
+            if connection.closing_since is None:
+                connection.closing_since = now
+            elif now - connection.closing_since > self._idle_timeout:
+                transport.abort()
+        elif not connection.busy and now - (connection.head_began or now) > self._head_timeout - SWEEP:
+            connection.force_close()
 
     async def close(self) -> None:
         self._sweeper.cancel()

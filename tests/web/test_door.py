@@ -143,7 +143,7 @@ async def test_an_answer_keeps_its_status_and_listed_headers_only() -> None:
         head = head_of(await h.raw(h.request(CHAT)))
         assert "Set-Cookie" not in head and "Server: x" not in head and "Keep-Alive" not in head
         assert head.lower().count("x-ratelimit-limit") == 2
-        assert "X-Request-Id: req-" in head
+        assert "X-Request-Id: " in head
 
 
 async def test_a_traceback_of_the_engine_never_passes() -> None:
