@@ -5,7 +5,7 @@ OpenAI shape is written in one place; a route with another shape (`/v1/messages`
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 RETRY_AFTER_MAX = 60
@@ -116,11 +116,15 @@ class Refusal:
         return replace(self, close=True)
 
 
-@dataclass(frozen=True)
 class Refused(Exception):
-    """Raised by a check to leave the handler with a refusal; rendered in one place (web/door.py)."""
+    """Raised by a check to leave the handler with a refusal; rendered in one place (web/door.py).
 
-    refusal: Refusal = field()
+    Not frozen: contextlib sets `__traceback__` on what passes through its context managers.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
 
     def __str__(self) -> str:
         return f"{self.refusal.status} {self.refusal.code}: {self.refusal.message}"

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -145,27 +146,42 @@ def ready_child(folder: Path, model: Path, *words: str) -> Iterator[Child]:
 @contextmanager
 def reference_server(model: Path, *words: str) -> Iterator[str]:
     """The package's own server, ready; yields its URL. Its answers are what ours are compared with."""
+    command = [sys.executable, "-m", "llama_cpp.server"]
+    with _on_a_port([*command, "--model", str(model), *words], "/v1/models") as url:
+        yield url
+
+
+@contextmanager
+def llama_server_on_a_port(binary: str, model: Path, *words: str) -> Iterator[str]:
+    """llama.cpp's own server as somebody else would run it, ready; yields its URL."""
+    with _on_a_port([binary, "--model", str(model), *words], "/health") as url:
+        yield url
+
+
+@contextmanager
+def _on_a_port(command: list[str], path: str) -> Iterator[str]:
+    """`path` is 200 once it serves."""
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        [*command, "--model", str(model), *words],
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
         env={"PATH": os.environ["PATH"]},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                urllib.request.urlopen(url + path, timeout=1).close()
                 break
             except OSError:
-                assert process.poll() is None, "the package's server has ended"
+                assert process.poll() is None, f"{command[0]} has ended"
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        yield url
     finally:
         process.kill()
         process.wait()

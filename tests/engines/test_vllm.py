@@ -1,0 +1,145 @@
+"""vLLM by recorded behaviour (2026-11-20, see tests/support/recorded_vllm.py): its own ways to die are told as errors.
+
+Through ENGINE=vllm, so that the command line is the real one too. vLLM itself is not installed here.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from gateway.providers.local import guard
+from gateway.providers.local.commands import Installed
+from tests.support.engines import alive, ask, soon
+from tests.support.real_house import CHAT, SOON, Engine, RealHouse, real_house
+
+RECORDING = Path(__file__).parent.parent / "support" / "recorded_vllm.py"
+HELLO = [{"role": "user", "content": "Hello"}]
+STORY: dict[str, Any] = {"model": "demo", "messages": HELLO, "max_tokens": 500, "stream": True}
+VLLM = Engine("vllm", args=("--recorded-dying", "0.4"), doing="/load", slots=4, context=2048)
+
+
+@contextlib.asynccontextmanager
+async def vllm(folder: Path, **sizes: Any) -> AsyncIterator[RealHouse]:
+    program = folder / "vllm"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {RECORDING} "$@"\n')
+    program.chmod(0o755)
+    installed = Installed(vllm=str(program))
+    spec = {"max_num_seqs": 4}
+    async with real_house(VLLM, folder, spec=spec, installed=installed, retry_first=0.05, **sizes) as house:
+        yield house
+
+
+def parts(house: RealHouse) -> dict[str, int]:
+    """Process ids by what they are: serve (the API server), core, worker."""
+    found = {}
+    for pid in house.pids():
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        found[words[4].decode()] = pid
+    return found
+
+
+async def streaming(house: RealHouse) -> Any:
+    stack = contextlib.AsyncExitStack()
+    caller = await stack.enter_async_context(house.calling(CHAT, STORY))
+    await caller.until(b"word ")
+    return stack, caller
+
+
+def is_an_error_and_no_end(said: bytes) -> None:
+    """What the engine made look complete does not reach the caller: an error event is the last thing it hears."""
+    *_, last = [line for line in said.split(b"\n") if line.startswith(b"data: ")]
+    assert last.startswith(b'data: {"error":'), last
+    assert b"[DONE]" not in said and b"abort" not in said
+
+
+async def test_nobody_is_refused_while_nothing_listens(tmp_path: Path) -> None:
+    """It refuses connections until it is ready, and then answers all who waited, several at once."""
+    async with vllm(tmp_path) as house, house.sdk() as client:
+        asked = [client.chat.completions.create(model="any", messages=HELLO, max_tokens=5) for _ in range(6)]
+        answers = await asyncio.gather(*asked)
+        assert {answer.choices[0].finish_reason for answer in answers} == {"length"}
+        assert len(house.spawned) == 1
+        assert set(parts(house)) == {"serve", "core", "worker"}
+
+
+async def test_sigterm_in_mid_stream_is_an_error_not_an_end(tmp_path: Path) -> None:
+    """From an operator or a platform, past the gateway: "abort" and [DONE] would be taken for a whole answer."""
+    async with vllm(tmp_path) as house:
+        await house.ready()
+        stack, caller = await streaming(house)
+        async with stack:
+            os.kill(parts(house)["serve"], signal.SIGTERM)
+            said = await caller.rest(within=5)
+        is_an_error_and_no_end(said)
+        assert b'"code":"backend_lost"' in said
+
+
+async def test_sigterm_in_a_whole_answer_is_502(tmp_path: Path) -> None:
+    async with vllm(tmp_path) as house:
+        await house.ready()
+        async with house.calling(CHAT, STORY | {"stream": False}) as caller:
+            await house.until(lambda: house.held == 1)
+            await asyncio.sleep(0.1)
+            os.kill(parts(house)["serve"], signal.SIGTERM)
+            said = await caller.rest(within=5)
+        assert said.startswith(b"HTTP/1.1 502 ") and b'"code":"backend_lost"' in said
+
+
+async def test_a_dead_engine_core_is_an_error_and_a_restart(tmp_path: Path) -> None:
+    async with vllm(tmp_path) as house, house.sdk() as client:
+        await house.ready()
+        stack, caller = await streaming(house)
+        async with stack:
+            os.kill(parts(house)["core"], signal.SIGKILL)
+            said = await caller.rest(within=5)
+        is_an_error_and_no_end(said)
+        await house.until(lambda: house.state.value != "ready", within=5)
+        answer = await client.chat.completions.create(model="any", messages=HELLO, max_tokens=3)
+        assert answer.choices[0].finish_reason == "length"
+        assert len(house.spawned) == 2
+
+
+async def test_a_killed_api_server_leaves_none_of_its_parts(tmp_path: Path) -> None:
+    """EngineCore and Worker outlive it, and would keep the GPU: the guard ends them before anything starts again."""
+    async with vllm(tmp_path) as house, house.sdk() as client:
+        await house.ready()
+        before = parts(house)
+        stack, caller = await streaming(house)
+        async with stack:
+            os.kill(before["serve"], signal.SIGKILL)
+            is_an_error_and_no_end(await caller.rest(within=5))
+        await soon(lambda: not any(map(alive, before.values())), "its parts are alive")
+        answer = await client.chat.completions.create(model="any", messages=HELLO, max_tokens=3)
+        assert answer.choices[0].finish_reason == "length"
+        assert set(parts(house)) == {"serve", "core", "worker"}
+
+
+async def test_a_caller_who_leaves_is_no_load_within_a_second(tmp_path: Path) -> None:
+    async with vllm(tmp_path) as house:
+        await house.ready()
+        instance = house.conductor.snapshot().instance
+        assert instance is not None
+        for stream in (True, False):
+            async with house.calling(CHAT, STORY | {"stream": stream}) as caller:
+                await house.until(lambda: house.held == 1)
+                await asyncio.sleep(0.1)
+                assert await ask(instance.endpoint, "/load") == {"server_load": 1, "served": 2 - stream}
+                caller.leave()
+                async with asyncio.timeout(SOON):
+                    while house.held or (await ask(instance.endpoint, "/load"))["server_load"]:  # type: ignore[index]
+                        await asyncio.sleep(0.02)
+
+
+async def test_a_stop_ends_all_three_processes(tmp_path: Path) -> None:
+    async with vllm(tmp_path, idle_timeout=0.2) as house, house.sdk() as client:
+        await client.chat.completions.create(model="any", messages=HELLO, max_tokens=3)
+        before = parts(house)
+        await soon(lambda: house.state.value == "stopped", "the stop")
+        assert len(before) == 3
+        assert not any(map(alive, before.values()))
+        assert not [pid for pid in guard.processes() if guard.carries(pid, guard.COOKIE, house.boot)]
