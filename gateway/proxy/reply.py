@@ -12,6 +12,7 @@ must end without it. To aiohttp's server it is the response object (`status`, `k
 
 import asyncio
 import enum
+import re
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
@@ -25,6 +26,9 @@ from gateway.proxy.dialects import Dialect
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 STREAM_HEADERS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
+BODILESS = frozenset({204, 304})
+"""Statuses of answers that have no body and no word about its length (RFC 9110, 8.6; RFC 9112, 6.3)."""
+_ENDS_A_LINE = re.compile(r"[\r\n\0]")
 
 
 class CallerLeft(ConnectionError):
@@ -46,7 +50,7 @@ def head_bytes(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
         reason = "Unknown"
     lines = [f"HTTP/1.1 {status} {reason}"]
     for name, value in headers:
-        if "\r" in value or "\n" in value or "\0" in value:
+        if _ENDS_A_LINE.search(value) or _ENDS_A_LINE.search(name):
             continue  # a header that would end the head early is not worth its value
         lines.append(f"{name}: {value}")
     lines.append("\r\n")
@@ -70,11 +74,10 @@ class Answer:
         self.keep_alive = bool(request.keep_alive) and not close
         self._transport = request.transport
         head = [("Content-Type", content_type), *headers, *common_headers(self.keep_alive, request)]
-        bodiless = status in (204, 304)
-        if not bodiless:
+        if status not in BODILESS:
             head.append(("Content-Length", str(len(body))))
         self._bytes = head_bytes(status, head)
-        if not bodiless and request.method != "HEAD":
+        if status not in BODILESS and request.method != "HEAD":
             self._bytes += body
 
     async def prepare(self, request: web.BaseRequest) -> None:
@@ -129,6 +132,7 @@ class Reply:
         self._transport = request.transport  # aiohttp forgets its own when the caller leaves
         self._chunked = request.version >= HttpVersion11
         self._is_event_stream = False
+        self._bodiless = request.method == "HEAD"
         self._declared: int | None = None
         self._write_timeout = write_timeout
         self._loop = asyncio.get_running_loop()
@@ -167,16 +171,21 @@ class Reply:
         """A complete answer: head and body in one write."""
         self._expect(Phase.OPEN)
         self._declared = len(body)
-        head = self._head(status, content_type, headers, body_follows=status not in (204, 304))
-        hidden = self._request.method == "HEAD" or status in (204, 304)
+        head = self._head(status, content_type, headers)
         self._phase = Phase.ENDED
-        await self._write(head if hidden else head + body)
+        await self._write(head + self._framed(body))
 
     async def refuse(self, refusal: Refusal) -> None:
-        """The bad news, as this phase and this route's dialect can still say it."""
+        """The bad news, as this phase and this route's dialect can still say it; lost on who has left already."""
         if self._phase is Phase.ENDED:
             return
         self.refused = refusal
+        try:
+            await self._refuse(refusal)
+        except CallerLeft:
+            self.cut()
+
+    async def _refuse(self, refusal: Refusal) -> None:
         if self._phase is Phase.OPEN:
             if refusal.closes or not self._request.content.is_eof():
                 self.keep_alive = False  # an unread body must never be read as the next request
@@ -198,15 +207,16 @@ class Reply:
         """The engine's head. `length` is its Content-Length, None when it has none."""
         content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
         rest = [(name, value) for name, value in headers if name.lower() != "content-type"]
-        if content_type.partition(";")[0].strip().lower() == "text/event-stream":
-            if self._phase is Phase.OPEN:
-                await self._begin_stream(status, rest, content_type)
+        if content_type.partition(";")[0].strip().lower() != "text/event-stream":
+            self._expect(Phase.OPEN)
+            self._declared = length
             self._phase = Phase.PIPING
+            await self._write(self._head(status, content_type or "application/octet-stream", rest))
             return
-        self._expect(Phase.OPEN)
-        self._declared = length
+        if self._phase is Phase.OPEN:
+            await self._begin_stream(status, rest, content_type)
+        self._expect(Phase.COMMITTED)
         self._phase = Phase.PIPING
-        await self._write(self._head(status, content_type or "application/octet-stream", rest, body_follows=True))
 
     async def pass_on(self, data: bytes) -> None:
         """The engine's bytes: for a stream whole events, so that an event of our own may always follow."""
@@ -218,7 +228,7 @@ class Reply:
         """The engine said everything."""
         self._expect(Phase.PIPING)
         self._phase = Phase.ENDED
-        if self._declared is None and self._chunked:
+        if self._declared is None and self._chunked and not self._bodiless:
             await self._write(b"0\r\n\r\n")
 
     def cut(self) -> None:
@@ -234,21 +244,22 @@ class Reply:
         if self._phase is not phase:
             raise RuntimeError(f"{self!r} cannot go on from here: expected {phase.value}")
 
-    def _head(self, status: int, content_type: str, headers: Iterable[tuple[str, str]], *, body_follows: bool) -> bytes:
+    def _head(self, status: int, content_type: str, headers: Iterable[tuple[str, str]]) -> bytes:
         self.status = status
-        head = [("Content-Type", content_type)] if body_follows else []
+        has_length = status not in BODILESS  # the answer to HEAD has one, although no body follows
+        self._bodiless = self._bodiless or not has_length
+        head = [("Content-Type", content_type)] if has_length else []
         head += headers
         head.append(("X-Request-Id", self.request_id))
         if self.timings:
             marks = ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in self.timings.items())
             head.append(("Server-Timing", marks))
-        if body_follows:
-            if self._declared is not None:
-                head.append(("Content-Length", str(self._declared)))
-            elif self._chunked:
-                head.append(("Transfer-Encoding", "chunked"))
-            else:
-                self.keep_alive = False  # HTTP/1.0 without a length: the end of the connection is the end of the body
+        if has_length and self._declared is not None:
+            head.append(("Content-Length", str(self._declared)))
+        elif has_length and self._chunked:
+            head.append(("Transfer-Encoding", "chunked"))
+        elif has_length:
+            self.keep_alive = False  # HTTP/1.0 without a length: the end of the connection is the end of the body
         head += common_headers(self.keep_alive, self._request)
         return head_bytes(status, head)
 
@@ -258,7 +269,7 @@ class Reply:
         self._is_event_stream = True
         self._declared = None
         self._phase = Phase.COMMITTED
-        await self._write(self._head(status, content_type, [*headers, *STREAM_HEADERS], body_follows=True))
+        await self._write(self._head(status, content_type, [*headers, *STREAM_HEADERS]))
 
     async def _last_words(self, event: bytes) -> None:
         """An error event, then the end of the connection without the last chunk: SDKs take a clean end for success."""
@@ -269,6 +280,8 @@ class Reply:
             self._transport.close()  # not abort: the event must still arrive
 
     def _framed(self, data: bytes) -> bytes:
+        if self._bodiless:
+            return b""
         if self._declared is not None or not self._chunked:
             return data
         return b"%x\r\n%b\r\n" % (len(data), data)
@@ -281,13 +294,12 @@ class Reply:
             self.first_byte_at = self._loop.time()
         try:
             transport.write(data)
-        except RuntimeError as error:  # uvloop, after the connection was lost
-            raise CallerLeft from error
-        self.bytes_sent += len(data)
-        if self._request.protocol.writing_paused:
-            try:
+            self.bytes_sent += len(data)
+            if self._request.protocol.writing_paused:
                 async with asyncio.timeout(self._write_timeout):
                     await self._request.writer.drain()
-            except TimeoutError as error:
-                self.cut()
-                raise CallerLeft(f"read nothing for {self._write_timeout:g} s") from error
+        except TimeoutError as error:
+            self.cut()
+            raise CallerLeft(f"read nothing for {self._write_timeout:g} s") from error
+        except (ConnectionError, RuntimeError) as error:  # RuntimeError: uvloop's, after the connection was lost
+            raise CallerLeft from error
