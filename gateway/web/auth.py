@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Keys:
     def enabled(self) -> bool:
         return bool(self._keys)
 
-    def check(self, headers: Mapping[str, str], raw: Iterable[tuple[bytes, bytes]]) -> str:
+    def check(self, raw: Iterable[tuple[bytes, bytes]]) -> str:
         """The name of the key that came, "" when keys are off. Raises Refused: 401, and what is wrong with it.
 
         Either header may hold it (RunPod's edge takes Authorization for itself), but neither may come twice: whoever
@@ -105,22 +105,54 @@ def _what_is_wrong(came: list[tuple[str, bytes]]) -> str:
 def first_key(folder: Path) -> tuple[str, Path, bool]:
     """The key made at the first start: (key, where it lies, whether it was made just now). Raises OSError.
 
-    O_EXCL: of two gateways that start on one volume, one makes it and the other reads it.
+    Of two gateways that start on one volume, one makes it and the other reads it: it appears whole or not at all, by a
+    link from a file of one's own that fails where there is one already. An empty file (a volume without links, and a
+    start that was interrupted) is no key, and must not become the right one.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / FIRST_KEY
-    made = "sk-wakegate-" + secrets.token_urlsafe(24)
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        kept = path.read_text("utf-8").strip()
-        if not kept:
-            # The making of it was interrupted: an empty key must not become the right one.
-            path.unlink()
-            return first_key(folder)
+    kept = _kept(path)
+    if kept:
         return kept, path, False
+    made = "sk-wakegate-" + secrets.token_urlsafe(24)
+    draft = folder / f".{FIRST_KEY}.{secrets.token_hex(8)}"
+    try:
+        _write_secret(draft, made)
+        if kept is not None:
+            draft.replace(path)
+        else:
+            _put(draft, path)
+    except FileExistsError:
+        kept = _kept(path)
+        if not kept:
+            raise
+        return kept, path, False
+    finally:
+        draft.unlink(missing_ok=True)
+    return made, path, True
+
+
+def _kept(path: Path) -> str | None:
+    """The key in the file; "" where it is empty, None where there is none."""
+    try:
+        return path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+
+
+def _write_secret(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(made + "\n")
+        file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
-    return made, path, True
+
+
+def _put(draft: Path, path: Path) -> None:
+    """Give it its name, unless another has it. Raises FileExistsError."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a volume without links
+        _write_secret(path, draft.read_text("utf-8").strip())

@@ -159,7 +159,7 @@ class Door:
         elif route.kind is Kind.PAGE:
             await self._show(route, rest, request, reply)
         else:
-            self._keys.check(request.headers, request.raw_headers)
+            self._keys.check(request.raw_headers)
             if route.kind is Kind.MODELS:
                 await self._show(route, rest, request, reply)
             else:

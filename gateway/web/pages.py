@@ -3,6 +3,8 @@
 None of it is activity, none of it wakes or waits for anything.
 """
 
+import json
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +18,8 @@ WELCOME = """\
 This is WakeGate: an OpenAI-compatible gateway that wakes its model when somebody asks, and lets it go when nobody
 does.
 
-  curl {base}/v1/chat/completions -H "Authorization: Bearer $API_KEY" -H "Content-Type: application/json" \\
-    -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+  curl -N {base}/v1/chat/completions -H "Authorization: Bearer $API_KEY" -H "Content-Type: application/json" \\
+    -d {body}
 
 State: {state}. More: /health, /v1/models (with a key), /metrics.
 """
@@ -72,9 +74,14 @@ class Pages:
         return self._table[page](visitor, rest)
 
     def _welcome(self, visitor: Visitor, rest: str) -> Page:
-        model = (self._conductor.models or ("default",))[0]
+        known = self._conductor.models if visitor.has_key else ()  # what is served here is not for everybody to read
+        body = {
+            "model": (known or ("default",))[0],
+            "stream": True,
+            "messages": [{"role": "user", "content": "Hello!"}],
+        }
         state = self._conductor.snapshot().state.value
-        text = WELCOME.format(base=visitor.base, model=model, state=state)
+        text = WELCOME.format(base=visitor.base, body=shlex.quote(json.dumps(body)), state=state)
         return Page(200, text.encode(), TEXT)
 
     def _say_ping(self, visitor: Visitor, rest: str) -> Page:
