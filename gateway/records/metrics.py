@@ -5,12 +5,14 @@ codes are closed sets, so a million odd paths make no series.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from gateway.errors import CATALOGUE
 from gateway.policy.lifecycle.states import State
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,6 +21,16 @@ disable_created_metrics()  # a second series for each counter that no dashboard 
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Seconds: from a warm cache to a cold start of five minutes."""
+
+CODES = frozenset({"", "gateway_fault", *CATALOGUE, "400", "403", "404", "413", "422", "429", "500", "503"})
+"""Ours, and the statuses of their own that engines are known to answer with."""
+
+
+def bounded(code: str) -> str:
+    """The code as a label. An engine that makes up statuses makes no series: 418 is `4xx`."""
+    if code in CODES:
+        return code
+    return f"{code[0]}xx" if len(code) == 3 and code.isdecimal() and code[0] in "45" else "other"
 
 
 class Gauges(Collector):
@@ -65,32 +77,33 @@ class Metrics:
         """Take the gauges of the upstreams from `read`, at each scrape."""
         self._registry.register(Gauges(lambda: upstream_gauges(read())))
 
+    def ended(self, upstream: str, route: str, outcome: str, code: str, first_byte: float | None) -> None:
+        """One inference request is over. `route` is one of our table; `first_byte` in seconds, None when none came."""
+        self.requests.labels(upstream, route, outcome, bounded(code)).inc()
+        if first_byte is not None:
+            self.time_to_first_byte.labels(upstream, route).observe(first_byte)
+
+    def rejected(self, code: str) -> None:
+        """One was refused before it reached an inference route."""
+        self.rejects.labels(bounded(code)).inc()
+
     def page(self) -> bytes:
         return generate_latest(self._registry)
 
 
+@dataclass(frozen=True, slots=True)
 class UpstreamFacts:
     """What the gauges say of one upstream."""
 
-    __slots__ = ("in_flight", "last_activity_age", "name", "progress", "starts", "state", "waiting")
-
-    def __init__(
-        self,
-        name: str,
-        state: State,
-        in_flight: int,
-        waiting: int,
-        starts: int,
-        last_activity_age: float | None,
-        progress: float | None,
-    ) -> None:
-        self.name = name
-        self.state = state
-        self.in_flight = in_flight
-        self.waiting = waiting
-        self.starts = starts
-        self.last_activity_age = last_activity_age
-        self.progress = progress
+    name: str
+    state: State
+    in_flight: int
+    waiting: int
+    starts: int
+    last_activity_age: float | None
+    """Seconds; None before the first."""
+    progress: float | None
+    """0 to 1; None when nothing loads, or nobody knows."""
 
 
 def upstream_gauges(upstreams: Iterable[UpstreamFacts]) -> list[Metric]:

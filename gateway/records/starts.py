@@ -5,6 +5,7 @@ were none.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -22,18 +23,25 @@ class StartTimes:
         return max(self._read(), default=None)
 
     def add(self, seconds: float) -> None:
-        kept = [*self._read(), round(seconds, 3)][-KEPT:]
+        kept = [*self._read(), round(float(seconds), 3)][-KEPT:]
         temporary = self._path.with_suffix(f".{os.getpid()}.new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(kept), "utf-8")
             temporary.replace(self._path)
         except OSError:
-            pass  # a full or read-only volume: the next boot decides without it
+            # A full or read-only volume: the next boot decides without it.
+            try:
+                temporary.unlink(missing_ok=True)
+            except OSError:
+                pass  # it stays, some bytes
 
     def _read(self) -> list[float]:
         try:
-            kept = json.loads(self._path.read_text("utf-8"))
-        except (OSError, ValueError):
+            with self._path.open("rb") as file:
+                kept = json.loads(file.read(4096))
+        except (OSError, ValueError, RecursionError):
             return []
-        return [float(value) for value in kept if isinstance(value, int | float)] if isinstance(kept, list) else []
+        if not isinstance(kept, list):
+            return []
+        return [value for value in kept if isinstance(value, float) and math.isfinite(value) and value >= 0]
