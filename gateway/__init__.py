@@ -10,6 +10,7 @@ upstream. The conductor tells facts to `policy`, which is pure and decides, and 
                       policy
 
 Imports go downward only: `__main__ → cli → app → web → proxy → conductor → providers | records → policy → errors →
-surroundings → config`. `health/`, beside this package, is the second port: a process of its own that imports nothing of
+surroundings → config`. `app` builds the rooms (`assembly` knows with what), `config` is every setting once (`kinds` how
+their texts are read). `health/`, beside this package, is the second port: a process of its own that imports nothing of
 ours.
 """

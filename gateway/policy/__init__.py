@@ -3,4 +3,7 @@
 Nothing here knows a clock, an event loop, a socket or a log, so a month of traffic is a loop in a test. Time has no
 unit of its own: production hands in seconds of a monotonic clock, the stories in `tests/stories/` integer
 milliseconds, and the settings that come with them use the same unit.
+
+`lifecycle/` is the life of one upstream, `admission.py` its line and its slots. `activity.py` (what counts as use, and
+since when there was none) and `backoff.py` (how long to wait before another try) are what the lifecycle stands on.
 """

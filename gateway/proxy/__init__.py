@@ -1,6 +1,7 @@
 """CARRIES one request: the checked body to the upstream, its answer to the caller, and the right end for both.
 
 `reply.py` owns everything a caller hears, `upstream.py` speaks to the engine behind one call, `pipe(call, reply)`.
-`bodies.py` and `checks.py` read what came in; `dialects.py`, `framing.py` and `headers.py` are the pure rules of what
-the two sides may say to each other.
+`bodies.py` reads what came in, `checker.py` checks it by the rules of `checks.py` (large bodies in its helper process,
+`check_child.py`); `dialects.py`, `framing.py` and `headers.py` are the pure rules of what the two sides may say to each
+other.
 """

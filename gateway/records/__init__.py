@@ -1,1 +1,4 @@
-"""WRITES DOWN what happened: metrics for Prometheus, the status file for the health port, lines for people."""
+"""WRITES DOWN what happened, and decides nothing.
+
+`metrics.py` for Prometheus, `status.py` for the health port, `console.py` for people, `starts.py` for the next boot.
+"""

@@ -12,7 +12,7 @@ import pytest
 from gateway.conductor import Snapshot
 from gateway.errors import Refused
 from gateway.policy.lifecycle.states import State
-from gateway.providers.base import Endpoint, Instance, Loading
+from gateway.providers.base import Endpoint, Instance, Loading, Profile
 from gateway.records.metrics import CONTENT_TYPE, Metrics
 from gateway.web.auth import Key, Keys
 from gateway.web.pages import Page, Pages, Visitor
@@ -202,8 +202,7 @@ def test_every_page_of_the_table_of_paths_exists() -> None:
 
 @pytest.fixture
 async def at_home() -> AsyncIterator[House]:
-    async with house(ready_at_once=False) as h:
-        h.conductor.models = ("org/name",)
+    async with house(ready_at_once=False, profile=Profile(models=("org/name",))) as h:
         yield h
 
 
