@@ -34,7 +34,7 @@ from gateway.proxy.checker import Checker
 from gateway.proxy.checks import Rules, refused_fields
 from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream
-from gateway.records.console import Welcome, ready_banner, request_line, say, set_up_logging
+from gateway.records.console import Welcome, ready_banner, request_line, say, set_up_logging, show
 from gateway.records.metrics import Metrics, UpstreamFacts
 from gateway.records.starts import StartTimes
 from gateway.records.status import Status, StatusFile
@@ -86,7 +86,7 @@ class Gateway:
         self.server = Server(
             self._make_door(),
             max_connections=settings.max_connections,
-            on_reject=lambda refusal: self.metrics.rejects.labels(refusal.code).inc(),
+            on_reject=lambda refusal: self.metrics.rejected(refusal.code),
         )
         self._runner = web.ServerRunner(self.server, handle_signals=False, shutdown_timeout=1.0)
         self._pulse: asyncio.Task[None] | None = None
@@ -179,6 +179,8 @@ class Gateway:
 
     def begin(self) -> None:
         """The port listens; now what answers behind it."""
+        if not self.provider.profile.starts:
+            say(f"looking for {assembly.describe_engine(self.settings)}")
         if self.settings.wake_on_start or not self.provider.profile.starts:
             self.conductor.wake()
 
@@ -247,11 +249,11 @@ class Gateway:
         elif snapshot.state is State.READY and before is State.STARTING:
             self._became_ready(self._loop.time() - self._start_began)
         elif snapshot.state is not State.STOPPED or before is not None:
-            why = f": {snapshot.reason}" if snapshot.reason and snapshot.state is not State.READY else ""
-            say(f"{snapshot.state.value}{why}")
-            if snapshot.detail and snapshot.state in (State.FAILED, State.STOPPED):
+            fell = snapshot.state in (State.FAILED, State.STOPPED)
+            say(f"{snapshot.state.value}{f': {snapshot.reason}' if snapshot.reason and fell else ''}")
+            if fell and snapshot.reason:
                 for line in snapshot.detail.splitlines()[-10:]:
-                    say(f"  engine: {line}")
+                    say(f"  | {line}")
 
     def _show_progress(self, snapshot: Snapshot) -> None:
         """One line per phase and per tenth of it."""
@@ -265,9 +267,7 @@ class Gateway:
             say(f"{loading.phase}{share}{' ' + loading.detail if loading.detail else ''}")
 
     def _became_ready(self, seconds: float) -> None:
-        if not self.provider.profile.starts:
-            say(f"ready: {self.settings.upstream_url}")
-        else:
+        if self.provider.profile.starts:
             self._starts.add(seconds)
         if self._welcomed:
             say(f"ready after {seconds:.1f} s")
@@ -281,20 +281,18 @@ class Gateway:
             key=self.access.shell_key,
             is_demo=assembly.is_demo(self.settings, self._boot),
         )
-        print(ready_banner(welcome), flush=True)
+        show(ready_banner(welcome))
 
     def _ended(self, visit: Visit) -> None:
         """One request is over: count it, and say one line."""
         reply = visit.reply
         if not visit.route or reply is None:
             if visit.code:
-                self.metrics.rejects.labels(visit.code).inc()
+                self.metrics.rejected(visit.code)
             return
-        name = self.conductor.name
-        self.metrics.requests.labels(name, visit.route, visit.outcome, visit.code).inc()
-        first = reply.first_byte_at
-        if first is not None:
-            self.metrics.time_to_first_byte.labels(name, visit.route).observe(first - visit.began)
+        first = reply.first_byte_at - visit.began if reply.first_byte_at is not None else None
+        told = first if visit.outcome != "refused" else None  # how quickly one is refused says nothing of the model
+        self.metrics.ended(self.conductor.name, visit.route, visit.outcome, visit.code, told)
         if self.settings.log_level in ("debug", "info"):
             say(
                 request_line(
@@ -306,7 +304,7 @@ class Gateway:
                         ("outcome", visit.outcome),
                         ("code", visit.code),
                         ("wait", f"{reply.timings.get('wait', 0):.3f}s"),
-                        ("first_byte", f"{first - visit.began:.3f}s" if first is not None else ""),
+                        ("first_byte", f"{first:.3f}s" if first is not None else ""),
                         ("took", f"{self._loop.time() - visit.began:.3f}s"),
                         ("bytes", reply.bytes_sent),
                     )

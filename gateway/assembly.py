@@ -182,10 +182,20 @@ def places_of(settings: Settings) -> "Places":
 
 
 def wants_of(settings: Settings) -> "Wants":
-    """The format that the named engine reads; any where the engine follows from the model."""
+    """The format that the named engine reads, or else the engines that are installed: nothing is downloaded that
+    nothing here could serve."""
     if settings.engine in ("llama-cpp-python", "llama-server"):
         return "gguf"
-    return "safetensors" if settings.engine == "vllm" else "any"
+    if settings.engine == "vllm":
+        return "safetensors"
+    if settings.engine_command:
+        return "any"
+    from gateway.providers.local.provider import find_installed
+
+    installed = find_installed()
+    if installed.vllm is None and (installed.llama_cpp or installed.llama_server):
+        return "gguf"
+    return "any"
 
 
 def known_names(settings: Settings, boot: Boot) -> tuple[str, ...]:

@@ -175,6 +175,14 @@ class Run:
     """The rest or the wake that was ordered last."""
 
 
+def public_name(name: str) -> str:
+    """An engine that was given a file calls its model by that path (llama_cpp.server, `vllm serve /models/x`). Callers
+    see the file's name: a path is nobody's business."""
+    if not name.startswith(("/", "./", "../", "~")):
+        return name
+    return name.rstrip("/").rpartition("/")[2].removesuffix(".gguf") or name
+
+
 class NoJournal:
     """For providers that spend nothing: there is nothing to write down before a start."""
 
@@ -199,7 +207,8 @@ class Conductor:
     ) -> None:
         self.name = name
         self.provider = provider
-        self.models: tuple[str, ...] = provider.profile.models
+        self._names = {public_name(name): name for name in provider.profile.models}
+        """What callers call the models, and what the engine calls them."""
         self._lifecycle = lifecycle
         self._admission = admission
         self._limits = limits
@@ -254,6 +263,17 @@ class Conductor:
         else:
             self._tell(RequestLeft(ticket.id))
         self._grant(admitted)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of what is served, as far as they are known yet; the first is the usual one."""
+        return tuple(self._names)
+
+    def name_for(self, model: str | None) -> str | None:
+        """What the engine calls the model that a caller asks for: the usual one where it has none of that name. None:
+        nobody knows, let the engine decide."""
+        usual = next(iter(self._names.values()), None)
+        return self._names.get(model, usual) if model is not None else usual
 
     def wake(self) -> None:
         """Somebody wants it up, without a request of their own."""
@@ -422,7 +442,7 @@ class Conductor:
                     self._loading = news
                     self._tell(StartProgressed(run.number))
             case Ready(models, concurrency):
-                self.models = models or self.models
+                self._names = {public_name(name): name for name in models} or self._names
                 if concurrency and self._adopt_concurrency:
                     self._grant(self._admission.resize(concurrency, now=self._loop.time()))
                 self._tell(BecameReady(run.number))

@@ -657,6 +657,25 @@ async def test_an_idle_gateway_sets_no_timer_at_all() -> None:
         assert loop.timers == before + 1, "the sleep's own"
 
 
+@in_simulated_time
+async def test_a_week_of_office_hours_costs_office_hours() -> None:
+    """Somebody asks every five minutes from nine to five, five days long; one evening the engine crashes for nobody."""
+    hour, day = 3600.0, 24 * 3600.0
+    loop = asyncio.get_running_loop()
+    async with stage(Played(start_takes=2, ready_after=40), idle_timeout=900) as on:
+        for weekday in range(5):
+            for moment in range(int(9 * hour), int(17 * hour), 300):
+                loop.call_at(BEGIN + weekday * day + moment, on.come, f"{weekday}-{moment}")
+        loop.call_at(BEGIN + day + 17 * hour, on.provider.crash)
+        await asyncio.sleep(7 * day)
+        assert {caller.result() for caller in on.callers} == {"answered"} and len(on.callers) == 5 * 96
+        up = sum(moment if what.startswith("stop") else -moment for moment, what in on.provider.calls)
+        assert on.state is State.STOPPED and on.provider.called("stop") == 5
+        assert on.provider.called("start") == 6, "each morning, and after the crash, while it was still wanted"
+        crash_to_restart = BEGIN + day + 17 * hour
+        assert (up + crash_to_restart) / hour == pytest.approx(5 * (8 + 10 / 60), abs=0.1)
+
+
 # --- drains
 
 

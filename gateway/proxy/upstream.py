@@ -11,7 +11,7 @@ Every failure leaves as a `Refused`, typed by whose fault it is, so that nothing
 import asyncio
 import errno
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -65,10 +65,6 @@ class Call:
     """Content-Length; None with an iterator of unknown length."""
     choices: int = 1
     """How many answers were asked for: a stream has ended properly when each has."""
-    slots: int = 1
-    """How many answers the engine works on at once for it; more than `choices` with `best_of`."""
-    close: Callable[[], None] = lambda: None
-    """Gives back the body's memory."""
 
 
 class Upstream:

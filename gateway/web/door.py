@@ -181,25 +181,29 @@ class Door:
     async def _forward(self, request: web.BaseRequest, route: Route, reply: Reply) -> None:
         arrived = self._clock()
         self._supported(route)
-        call, size = await self._read(request, route, reply)
+        call, body = await self._read(request, route, reply)
         try:
-            await self._deliver(request, call, size, reply, arrived)
+            await self._deliver(request, call, body, reply, arrived)
         finally:
-            call.close()
+            if body is not None:
+                body.close()
 
-    async def _deliver(self, request: web.BaseRequest, call: Call, size: int, reply: Reply, arrived: float) -> None:
+    async def _deliver(
+        self, request: web.BaseRequest, call: Call, body: Body | None, reply: Reply, arrived: float
+    ) -> None:
         """Wait for the turn and carry it; again only while the engine can have seen nothing of it."""
         patience = None if reply.streams else self._patience_of(request)
+        size, slots = (body.size, body.slots) if body is not None else (0, 1)
         for attempt in range(TRIES):
-            verdict = self._conductor.admit(
-                f"{reply.request_id}.{attempt}", size=size, patience=patience, slots=call.slots
-            )
+            verdict = self._conductor.admit(f"{reply.request_id}.{attempt}", size=size, patience=patience, slots=slots)
             if isinstance(verdict, Refusal):
                 raise Refused(verdict)
             with verdict as ticket:
                 ticket.carried_by(asyncio.current_task())
                 try:
                     instance = await self._hold(ticket, reply, arrived, patience)
+                    if body is not None:
+                        self._fill(call, body)  # not earlier: what the engine calls its model it says when it is ready
                     await self._carry(instance, call, reply)
                     return
                 except Unreached:
@@ -227,32 +231,30 @@ class Door:
         if routes is not None and route.path not in routes and route in INFERENCE:
             raise refuse("route_not_supported", f"This engine has no {route.path}.")
 
-    async def _read(self, request: web.BaseRequest, route: Route, reply: Reply) -> tuple[Call, int]:
-        """The request as it will be sent, and the bytes that are held for it meanwhile."""
+    async def _read(self, request: web.BaseRequest, route: Route, reply: Reply) -> tuple[Call, Body | None]:
+        """The request as it will be sent, and the checked body that is held for it meanwhile."""
         headers = upstream_headers(request.headers.items())
         headers.append(("X-Request-Id", reply.request_id))
         if request.method != "POST":
-            return Call("GET", route.path, headers), 0
+            return Call("GET", route.path, headers), None
         if route.kind is Kind.MULTIPART:
             self._bodies.check_head(request, json=False)
             length = request.content_length if "Content-Length" in request.headers else None
-            return Call("POST", route.path, headers, self._bodies.stream(request), length), 0
+            return Call("POST", route.path, headers, self._bodies.stream(request), length), None
         self._bodies.check_head(request, json=True)
         body = await self._bodies.read(request, route.path)
-        body = self._with_model(body)
-        reply.streams = body.stream and reply.dialect.streams
-        return Call(
-            "POST", route.path, headers, body.chunks, body.size, body.choices, body.slots, body.close
-        ), body.size
-
-    def _with_model(self, body: Body) -> Body:
-        """The name that the engine knows, whatever the caller calls it; with MODEL_CHECK=strict others are 404."""
         served = self._conductor.models
-        if not served or body.model in served:
-            return body
-        if self._strict_models:
+        if self._strict_models and served and body.model not in served:
+            body.close()
             raise refuse("model_not_found", f"No such model here. Served: {', '.join(served)}.", param="model")
-        return body.with_model(served[0])
+        reply.streams = body.stream and reply.dialect.streams
+        return Call("POST", route.path, headers, choices=body.choices), body
+
+    def _fill(self, call: Call, body: Body) -> None:
+        """The body under the name that the engine knows, whatever the caller calls its model."""
+        name = self._conductor.name_for(body.model)
+        named = body if name is None or name == body.model else body.with_model(name)
+        call.body, call.length = named.chunks, named.size
 
     # -- holding -------------------------------------------------------------------------------
 

@@ -85,6 +85,17 @@ async def test_any_model_name_becomes_the_served_one() -> None:
         assert h.engine.received[0].json["model"] == "served"
 
 
+async def test_an_engine_that_calls_its_model_by_a_path_is_asked_so_and_callers_never_see_it() -> None:
+    """`vllm serve /models/tiny` answers to that name only; what it is called is known when it is ready, not before."""
+    async with house(ready_at_once=False, profile=Profile()) as h:
+        reply = asyncio.create_task(h.raw(h.request(CHAT | {"model": "gpt-4o"})))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        h.provider.tell(Ready(("/models/tiny.gguf",)))
+        assert status_of(await reply) == 200
+        assert h.engine.received[0].json["model"] == "/models/tiny.gguf"
+        assert h.conductor.models == ("tiny",)
+
+
 async def test_a_strict_gateway_refuses_an_unknown_model_without_a_start() -> None:
     async with house(strict_models=True) as h:
         reply = await h.raw(h.request(CHAT | {"model": "gpt-4o"}))
