@@ -48,20 +48,20 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self.requests = Counter(
+        self._requests = Counter(
             "wakegate_requests",
             "Inference requests that ended, by route, outcome (answered, refused, left, failed) and code.",
             ("upstream", "route", "outcome", "code"),
             registry=self._registry,
         )
-        self.time_to_first_byte = Histogram(
+        self._time_to_first_byte = Histogram(
             "wakegate_time_to_first_byte_seconds",
             "From a request's head to the first byte of its answer, waiting and waking included.",
             ("upstream", "route"),
             buckets=TTFB_BUCKETS,
             registry=self._registry,
         )
-        self.rejects = Counter(
+        self._rejects = Counter(
             "wakegate_http_rejects",
             "Requests that were refused before they reached an inference route, by code.",
             ("code",),
@@ -79,13 +79,13 @@ class Metrics:
 
     def ended(self, upstream: str, route: str, outcome: str, code: str, first_byte: float | None) -> None:
         """One inference request is over. `route` is one of our table; `first_byte` in seconds, None when none came."""
-        self.requests.labels(upstream, route, outcome, bounded(code)).inc()
+        self._requests.labels(upstream, route, outcome, bounded(code)).inc()
         if first_byte is not None:
-            self.time_to_first_byte.labels(upstream, route).observe(first_byte)
+            self._time_to_first_byte.labels(upstream, route).observe(first_byte)
 
     def rejected(self, code: str) -> None:
         """One was refused before it reached an inference route."""
-        self.rejects.labels(bounded(code)).inc()
+        self._rejects.labels(bounded(code)).inc()
 
     def page(self) -> bytes:
         return generate_latest(self._registry)
