@@ -45,6 +45,7 @@ class Worker:
         self.base = f"http://127.0.0.1:{self.port}"
         self.health = f"http://127.0.0.1:{self.port_health}"
         self.log = folder / "console.txt"
+        self.command = [str(ROOT / "start.sh")]
         keep = ("PATH", "HOME", "LANG", "XDG_CACHE_HOME", "WAKEGATE_WHEEL_CACHE", "TMPDIR")
         self.env = {name: os.environ[name] for name in keep if name in os.environ}
         self.env |= {
@@ -62,7 +63,7 @@ class Worker:
     def start(self) -> "Worker":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(ROOT / "start.sh")],
+                self.command,
                 cwd=self.folder,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
