@@ -59,6 +59,9 @@ GRAMMARS: Final = (
 """Fields whose value an engine compiles. `text` is `/v1/responses`' home of a schema."""
 
 
+CONVERSATIONS: Final = frozenset({"/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"})
+"""Routes that are about a list of `messages`, with every engine."""
+
 MODEL_MAX: Final = 512
 """Characters of a model's name."""
 
@@ -113,6 +116,8 @@ class Facts:
     include_usage: bool = False
     repaired: int = 0
     """Lone surrogates that became U+FFFD."""
+    lacks: str = ""
+    """The field without which no engine answers on this route: such a request must not wake one to be told so."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -382,6 +387,7 @@ def _facts(document: dict[str, Any], route: str, repaired: int) -> Facts:
         choices=document.get("n") or 1,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         repaired=repaired,
+        lacks="messages" if route in CONVERSATIONS and not isinstance(document.get("messages"), list) else "",
     )
 
 

@@ -243,6 +243,9 @@ class Door:
             return Call("POST", route.path, headers, self._bodies.stream(request), length), None
         self._bodies.check_head(request, json=True)
         body = await self._bodies.read(request, route.path)
+        if lacks := body.facts.lacks:  # every engine would refuse it: none is woken to do so
+            body.close()
+            raise refuse("invalid_request", f"`{lacks}` must be there, and be a list.", param=lacks)
         served = self._conductor.models
         if self._strict_models and served and body.model not in served:
             body.close()

@@ -165,6 +165,14 @@ def test_keys_that_repairing_makes_equal_are_refused() -> None:
 # -- facts ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("route", [CHAT, "/v1/messages", "/v1/messages/count_tokens"])
+def test_facts_tell_that_a_conversation_has_no_messages(route: str) -> None:
+    assert checked({"model": "m"}, route).facts.lacks == "messages"
+    assert checked({"model": "m", "messages": "hi"}, route).facts.lacks == "messages"
+    assert checked(body(), route).facts.lacks == ""
+    assert checked({"model": "m"}, "/v1/completions").facts.lacks == ""
+
+
 def test_facts_tell_model_stream_slots_and_usage() -> None:
     facts = checked(body(stream=True, n=3, best_of=5, stream_options={"include_usage": True})).facts
     assert (facts.model, facts.stream, facts.slots, facts.choices, facts.include_usage) == ("m", True, 5, 3, True)

@@ -77,6 +77,7 @@ async def test_what_was_checked_is_what_is_forwarded() -> None:
         seen = h.engine.received[0].json
         assert seen["messages"][0]["content"] == "�"
         assert list(seen["odd_field"]) == ["b", "a"]
+        assert b"wakegate_lone_surrogates_total 1.0" in h.metrics.page()
 
 
 async def test_any_model_name_becomes_the_served_one() -> None:
@@ -94,6 +95,15 @@ async def test_an_engine_that_calls_its_model_by_a_path_is_asked_so_and_callers_
         assert status_of(await reply) == 200
         assert h.engine.received[0].json["model"] == "/models/tiny.gguf"
         assert h.conductor.models == ("tiny",)
+
+
+@pytest.mark.parametrize("messages", [{}, {"messages": None}, {"messages": "Hello"}])
+async def test_a_chat_without_messages_wakes_nothing(messages: dict[str, object]) -> None:
+    """Valid JSON that every engine refuses is garbage too: no GPU is started for it."""
+    async with house(ready_at_once=False) as h:
+        reply = await h.raw(h.request({"model": "served", **messages}))
+        assert (status_of(reply), error_of(reply)["param"]) == (400, "messages")
+        assert h.provider.starts == 0
 
 
 async def test_a_strict_gateway_refuses_an_unknown_model_without_a_start() -> None:
