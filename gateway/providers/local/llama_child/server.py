@@ -121,7 +121,8 @@ async def _errors(request: web.Request, handler: Callable[[web.Request], Any]) -
         return _json(refusal.status, refusal.body())
     except web.HTTPException as error:
         message = {404: "No such route in this engine.", 405: "Not with this method.", 413: "The body is too large."}
-        return _json(error.status, Refusal(message.get(error.status, error.reason)).body())
+        code = "route_not_supported" if error.status == 404 else None  # a 404 without a code is taken for the model's
+        return _json(error.status, Refusal(message.get(error.status, error.reason), code=code).body())
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:

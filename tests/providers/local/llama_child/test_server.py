@@ -76,6 +76,12 @@ async def test_a_bad_request_is_its_own_error_and_nothing_breaks(
     assert (await child.get("/health"))[0] == 200
 
 
+async def test_a_path_that_it_has_not_is_no_missing_model(child: Child) -> None:
+    """The gateway keeps an engine's code, and takes a 404 without one for the model's (ALLOWED_PATHS leads here)."""
+    answered, answer = await child.post("/v1/nonsense", {})
+    assert (answered, answer["error"]["code"]) == (404, "route_not_supported")
+
+
 async def test_a_prompt_longer_than_the_context_says_the_numbers(child: Child) -> None:
     for body in ({"prompt": "x" * 3000}, {"prompt": "x" * 3000, "stream": True}):
         _, answer = await child.post(COMPLETION, body)
