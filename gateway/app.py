@@ -81,6 +81,7 @@ class Gateway:
         self._bodies = Bodies(
             BodyLimits(size=settings.max_request_body_size),
             Checker(Rules(refused=refused_fields(",".join(settings.refuse_fields)), media_hosts=settings.media_hosts)),
+            on_repair=self.metrics.surrogates.inc,
         )
         self._upstreams = Upstreams(lambda endpoint: Upstream(endpoint, self._upstream_limits()))
         self.server = Server(

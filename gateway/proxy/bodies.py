@@ -17,7 +17,7 @@ What the server's parser tells us about a body, tried with raw sockets on aiohtt
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -132,9 +132,13 @@ def too_large(limit: int) -> Refused:
 class Bodies:
     """The room's front: what the door calls."""
 
-    def __init__(self, limits: BodyLimits, checker: Checker) -> None:
+    def __init__(
+        self, limits: BodyLimits, checker: Checker, *, on_repair: Callable[[int], None] = lambda count: None
+    ) -> None:
+        """`on_repair` hears of each body in which lone surrogates became U+FFFD, and how many."""
         self._limits = limits
         self._checker = checker
+        self._on_repair = on_repair
 
     def check_head(self, request: web.BaseRequest, *, json: bool) -> None:
         """415 and 413 before a byte of the body is read or a 100 is sent."""
@@ -149,7 +153,7 @@ class Bodies:
         arrival = Arrival(request, self._limits)
         first = await arrival.next()
         if request.content.is_eof() and request.content.at_eof():
-            return await self._checker.check(first, route)
+            return await self._check(first, route)
         parts, spool = [first], None
         try:
             while chunk := await arrival.next():
@@ -166,7 +170,13 @@ class Bodies:
             if spool is not None:
                 spool.close()
             raise
-        return await self._checker.check(b"".join(parts) if spool is None else spool, route)
+        return await self._check(b"".join(parts) if spool is None else spool, route)
+
+    async def _check(self, raw: bytes | Spool, route: str) -> Body:
+        body = await self._checker.check(raw, route)
+        if body.facts.repaired:
+            self._on_repair(body.facts.repaired)
+        return body
 
     def stream(self, request: web.BaseRequest) -> Arrival:
         """A body that passes through as it comes, under the same clock and limit; nothing of it is held."""

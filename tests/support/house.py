@@ -345,7 +345,9 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         heartbeat=sizes.heartbeat,
     )
     upstreams = Upstreams(lambda endpoint: Upstream(endpoint, limits))
-    bodies = Bodies(BodyLimits(size=sizes.body_limit, gap=sizes.body_gap), Checker(Rules()))
+    bodies = Bodies(
+        BodyLimits(size=sizes.body_limit, gap=sizes.body_gap), Checker(Rules()), on_repair=metrics.surrogates.inc
+    )
     visits: list[Visit] = []
     door = Door(
         conductor=conductor,
