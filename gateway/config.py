@@ -756,6 +756,15 @@ def is_public(host: str) -> bool:
     return "." in name and not name.endswith(_LOCAL_SUFFIXES)
 
 
+_FLEETS = ("api.runpod.ai", "modal.run")
+
+
+def sleeps_by_itself(host: str) -> bool:
+    """Whether it is a fleet's address, behind which machines are started, and billed, for whoever knocks."""
+    name = host.lower().rstrip(".")
+    return any(name == fleet or name.endswith(f".{fleet}") for fleet in _FLEETS)
+
+
 def is_this_machine(host: str) -> bool:
     """Loopback, by any of its names, or the address that means all of ours."""
     address = kinds.address_of(host)
@@ -814,6 +823,11 @@ def _doubts(settings: Settings) -> Iterator[str]:
         yield "API_KEY is set, and nobody is asked for it: AUTH_ENABLED is false"
     if s.provider == "local" and s.upstream_url is not None:
         yield "UPSTREAM_URL is not used: PROVIDER is local"
+    if s.provider == "external" and s.upstream_url is not None and sleeps_by_itself(host_and_port(s.upstream_url)[0]):
+        yield (
+            f"UPSTREAM_URL: {shown(s.upstream_url)} scales to zero by itself; being looked at every 15 s keeps it "
+            "awake, and is paid for"
+        )
     if s.engine not in (None, "command") and s.engine_command:
         yield f"ENGINE_COMMAND is not used: ENGINE is {s.engine}"
     if s.start_timeout > s.start_max:

@@ -557,6 +557,11 @@ WARNINGS: list[tuple[dict[str, str], str]] = [
     ({"API_KEY": KEY, "ADMIN_KEY": KEY}, "ADMIN_KEY is the same as API_KEY: every caller is an admin"),
     ({"API_KEY": KEY, "AUTH_ENABLED": "no"}, "API_KEY is set, and nobody is asked for it: AUTH_ENABLED is false"),
     ({"UPSTREAM_URL": "http://gpu:1", "PROVIDER": "local"}, "UPSTREAM_URL is not used: PROVIDER is local"),
+    (
+        {"UPSTREAM_URL": "https://abc.api.runpod.ai"},
+        'UPSTREAM_URL: "https://abc.api.runpod.ai" scales to zero by itself; being looked at every 15 s keeps it '
+        "awake, and is paid for",
+    ),
     ({"ENGINE": "vllm", "ENGINE_COMMAND": "x"}, "ENGINE_COMMAND is not used: ENGINE is vllm"),
     ({"START_TIMEOUT": "1h"}, "START_TIMEOUT is longer than START_MAX, which ends a start first"),
 ]
@@ -565,6 +570,12 @@ WARNINGS: list[tuple[dict[str, str], str]] = [
 @pytest.mark.parametrize(("environ", "line"), WARNINGS, ids=lambda v: " ".join(v) if isinstance(v, dict) else "")
 def test_what_was_probably_not_meant_is_warned_about(environ: dict[str, str], line: str) -> None:
     assert load(environ).warnings == (line,)
+
+
+def test_an_upstream_that_always_runs_is_not_warned_about() -> None:
+    """A machine whose name only ends alike is nobody's fleet."""
+    assert load({"UPSTREAM_URL": "https://notmodal.run"}).warnings == ()
+    assert load({"UPSTREAM_URL": "https://abc-8000.proxy.runpod.net"}).warnings == ()
 
 
 def test_a_name_in_dotenv_is_warned_about_with_its_line() -> None:
