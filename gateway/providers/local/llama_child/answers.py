@@ -21,7 +21,7 @@ from .parameters import Chat, Completion, Embedding, Generation
 from .refusals import Refusal, too_long
 
 Answer = dict[str, Any]
-TOO_LONG = re.compile(r"Requested tokens \((\d+)\) exceed context window")
+TOO_LONG = re.compile(r"Requested tokens \(((?:at least )?\d+)\) exceed context window")
 
 
 def chat(model: Model, ask: Chat, name: str) -> Iterator[Answer]:
@@ -73,6 +73,8 @@ def embeddings(model: Model, ask: Embedding, name: str) -> Iterator[Answer]:
     embedder, used, data = model.embedder, 0, []
     for at, given in enumerate(ask.inputs):
         param = "input" if len(ask.inputs) == 1 else f"input[{at}]"
+        if isinstance(given, str):
+            embedder.must_fit(model.least_tokens(given.encode()), param, "at least ")
         tokens = embedder.tokens(given) if isinstance(given, str) else given
         _must_know(model, tokens, param)
         vector: object = embedder.embed(tokens, param)
@@ -280,7 +282,7 @@ def _must_know(model: Model, tokens: list[int], param: str) -> None:
 def _refusal(error: ValueError, model: Model, param: str) -> Exception:
     """The package's ValueErrors: a prompt that is too long, and what a template says of the messages."""
     if found := TOO_LONG.search(str(error)):
-        return too_long(int(found[1]), model.limit, param)
+        return too_long(found[1], model.limit, param)
     if _from_template(error):
         said = " ".join(str(error).split())[:200]
         return Refusal(f"This model's chat template refuses these messages: {said}", param=param)

@@ -35,16 +35,19 @@ class Embedder:
     def tokens(self, text: str) -> list[int]:
         return [int(token) for token in self._model.tokenize(text.encode(), add_bos=True, special=False)]
 
+    def must_fit(self, tokens: int, param: str, sure: str = "") -> None:
+        if tokens > self._limit:
+            raise Refusal(
+                f"This model embeds at most {self._limit} tokens at once, and this input has {sure}{tokens}.",
+                param=param,
+                code="context_length_exceeded",
+            )
+
     def embed(self, tokens: Sequence[int], param: str) -> list[float]:
         """One vector, as the model gives it: not normalised, as the package's own server does it."""
         if not tokens:
             raise Refusal("An empty input has no embedding.", param=param)
-        if len(tokens) > self._limit:
-            raise Refusal(
-                f"This model embeds at most {self._limit} tokens at once, and this input has {len(tokens)}.",
-                param=param,
-                code="context_length_exceeded",
-            )
+        self.must_fit(len(tokens), param)
         self._brake.check()
         context, batch = self._fitting(len(tokens))
         context.kv_cache_clear()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import llama_cpp
@@ -130,6 +131,27 @@ class Model(llama_cpp.Llama):
             yield self.tally
         finally:
             self.tally = Tally()
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of text that one token stands for at most; 0: any number (an unknown word, in other vocabularies)."""
+        vocabulary = self._model.vocab
+        if native.llama_vocab_type(vocabulary) not in (native.LLAMA_VOCAB_TYPE_SPM, native.LLAMA_VOCAB_TYPE_BPE):
+            return 0
+        # As the vocabulary spells it, with its escapes: never shorter than the text.
+        return max(len(native.llama_vocab_get_text(vocabulary, token)) for token in range(self.vocabulary))
+
+    def least_tokens(self, text: bytes) -> int:
+        """How many tokens this text has at least, known without cutting it. Native code takes minutes to cut a few
+        megabytes (its time grows with the square of the length); nothing stops it, and everybody waits behind it."""
+        return -(-len(text) // self.longest_token) if self.longest_token else 0
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        least = self.least_tokens(text)
+        if least > self.limit:
+            # In the package's words, which answers.py knows.
+            raise ValueError(f"Requested tokens (at least {least}) exceed context window of {self.limit}")
+        return list(super().tokenize(text, add_bos, special))
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
         if not tokens:

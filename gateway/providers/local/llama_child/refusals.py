@@ -31,7 +31,7 @@ def failed() -> Refusal:
     )
 
 
-def too_long(tokens: int, limit: int, param: str) -> Refusal:
+def too_long(tokens: str, limit: int, param: str) -> Refusal:
     return Refusal(
         f"This model's maximum context length is {limit} tokens, and this prompt has {tokens}. Shorten it.",
         param=param,

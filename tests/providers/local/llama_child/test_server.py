@@ -90,6 +90,21 @@ async def test_a_prompt_longer_than_the_context_says_the_numbers(child: Child) -
         assert "3000" in answer["error"]["message"]
 
 
+async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(child: Child) -> None:
+    """The tokenizer's time grows with the square of the length, and nothing stops it: everybody would wait."""
+    text = "\U0001f600" * 80_000
+    for route, body, param in (
+        (COMPLETION, {"prompt": text}, "prompt"),
+        (CHAT, {"messages": [{"role": "user", "content": text}]}, "messages"),
+        (CHAT, {"messages": [{"role": "user", "content": text}], "stream": True}, "messages"),
+        (EMBEDDING, {"input": text}, "input"),
+        (EMBEDDING, {"input": ["Hello", text]}, "input[1]"),
+    ):
+        _, answer = await child.post(route, body)
+        assert (answer["error"]["code"], answer["error"]["param"]) == ("context_length_exceeded", param)
+        assert "at least" in answer["error"]["message"]
+
+
 async def test_an_answer_ends_where_the_context_does(child: Child) -> None:
     _, answer = await child.post(COMPLETION, {"prompt": [300] * 2000, "max_tokens": 500, "temperature": 0})
     assert answer["choices"][0]["finish_reason"] == "length"
