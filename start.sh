@@ -88,7 +88,7 @@ stop() { # PID SIGNAL: ends a child with its whole group, and waits for it
 clean_up() {
   trap '' TERM INT HUP
   # Health first: a dead gateway's last word may have been "ready".
-  stop "$health" TERM
+  stop "$health" KILL # it holds nothing, and one that was stopped (SIGSTOP) would not hear TERM
   stop "$patience" KILL
   if [[ -n $busy ]]; then
     stop "$busy" TERM

@@ -70,6 +70,7 @@ class Gateway:
         self._status = StatusFile(boot.run_folder, boot.nonce)
         self._written: Status | None = None
         self._shown_state: State | None = None
+        self._shown_reason = ""
         self._shown_progress = ("", -1)
         self._start_began = self._began
         self._welcomed = False
@@ -109,22 +110,24 @@ class Gateway:
             now=self._loop.time(),
         )
         slots = s.max_concurrent_requests or profile.concurrency or ENGINE_SLOTS_UNKNOWN
-        admission = Admission(
-            AdmissionLimits(
-                concurrency=slots,
-                max_queue_size=s.max_queue_size if s.max_queue_size is not None else max(256, 4 * slots),
-                max_queue_bytes=s.max_queue_bytes,
-                queue_timeout=s.queue_timeout,
-            )
-        )
+        admission = Admission(self._line_limits(slots))
         return Conductor(
             "default",
             self.provider,
             lifecycle,
             admission,
             limits=ConductorLimits(stop_within=10.0, drain_reserve=reserve),
-            adopt_concurrency=s.max_concurrent_requests is None,
+            limits_for=self._line_limits if s.max_concurrent_requests is None else None,
             on_change=self._changed,
+        )
+
+    def _line_limits(self, slots: int) -> AdmissionLimits:
+        s = self.settings
+        return AdmissionLimits(
+            concurrency=slots,
+            max_queue_size=s.queue_size(slots),
+            max_queue_bytes=s.max_queue_bytes,
+            queue_timeout=s.queue_timeout,
         )
 
     def _upstream_limits(self) -> UpstreamLimits:
@@ -245,16 +248,23 @@ class Gateway:
             return
         before, self._shown_state = self._shown_state, snapshot.state
         self._write_status()
+        self._show_fall(snapshot, before)
         if snapshot.state is State.STARTING:
             self._start_began = self._loop.time()
         elif snapshot.state is State.READY and before is State.STARTING:
             self._became_ready(self._loop.time() - self._start_began)
         elif snapshot.state is not State.STOPPED or before is not None:
-            fell = snapshot.state in (State.FAILED, State.STOPPED)
-            say(f"{snapshot.state.value}{f': {snapshot.reason}' if snapshot.reason and fell else ''}")
-            if fell and snapshot.reason:
-                for line in snapshot.detail.splitlines()[-10:]:
-                    say(f"  | {line}")
+            say(snapshot.state.value)
+
+    def _show_fall(self, snapshot: Snapshot, before: State | None) -> None:
+        """Why it failed or crashed, once for each time: the sentence, and what the engine or the model room said."""
+        crashed = before is State.READY and snapshot.state in (State.STARTING, State.STOPPED, State.FAILED)
+        if not snapshot.reason or (snapshot.reason == self._shown_reason and not crashed):
+            return
+        self._shown_reason = snapshot.reason
+        say(snapshot.reason)
+        for line in snapshot.detail.splitlines()[-10:]:
+            say(f"  | {line}")
 
     def _show_progress(self, snapshot: Snapshot) -> None:
         """One line per phase and per tenth of it."""
@@ -304,7 +314,8 @@ class Gateway:
                         ("status", reply.status or ""),
                         ("outcome", visit.outcome),
                         ("code", visit.code),
-                        ("wait", f"{reply.timings.get('wait', 0):.3f}s"),
+                        ("line", f"{reply.timings.get('line', 0):.3f}s"),
+                        ("wake", f"{reply.timings.get('wake', 0):.3f}s"),
                         ("first_byte", f"{first:.3f}s" if first is not None else ""),
                         ("took", f"{self._loop.time() - visit.began:.3f}s"),
                         ("bytes", reply.bytes_sent),
@@ -421,6 +432,8 @@ def main() -> int:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             return runner.run(serve(settings, around, make_boot(os.environ)))
     except SettingsError as error:
+        for warning in error.warnings:
+            say(f"warning: {warning}")
         for problem in error.problems:
             print(f"[gateway] {problem}", file=sys.stderr, flush=True)
         return 2

@@ -202,7 +202,16 @@ def known_names(settings: Settings, boot: Boot) -> tuple[str, ...]:
     """What the model is called before it was ever looked for: /v1/models lists it while it sleeps."""
     if is_demo(settings, boot):
         return (DEMO_NAME,)
-    return ()
+    text = model_text(settings, boot)
+    if text is None:
+        return ()
+    from gateway.providers.local.model_error import ModelError
+    from gateway.providers.local.models import name_of
+
+    try:
+        return (name_of(text, places_of(settings)),)
+    except ModelError:
+        return ()  # the start says what is wrong with it
 
 
 def model_size(settings: Settings, boot: Boot) -> int:

@@ -54,6 +54,8 @@ def load_or_exit() -> Settings:
     try:
         settings, _ = surroundings.settings_here(os.environ)
     except SettingsError as error:
+        for warning in error.warnings:
+            typer.echo(f"warning: {warning}", err=True)
         for problem in error.problems:
             typer.echo(problem, err=True)
         raise typer.Exit(2) from error

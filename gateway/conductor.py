@@ -17,6 +17,7 @@ from typing import Any
 
 from gateway.errors import Refusal, Refused, refuse
 from gateway.policy.admission import Admission, Admitted, Full
+from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.lifecycle.effects import (
     CutRunning,
     Effect,
@@ -201,7 +202,7 @@ class Conductor:
         admission: Admission,
         *,
         limits: Limits,
-        adopt_concurrency: bool = True,
+        limits_for: Callable[[int], AdmissionLimits] | None = None,
         journal: Journal | None = None,
         on_change: Callable[["Conductor"], None] = lambda conductor: None,
     ) -> None:
@@ -212,7 +213,8 @@ class Conductor:
         self._lifecycle = lifecycle
         self._admission = admission
         self._limits = limits
-        self._adopt_concurrency = adopt_concurrency
+        self._limits_for = limits_for
+        """The line's limits for what the upstream says it works on at once; None: what was configured stays."""
         self._journal: Journal = journal or NoJournal()
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -443,8 +445,8 @@ class Conductor:
                     self._tell(StartProgressed(run.number))
             case Ready(models, concurrency):
                 self._names = {public_name(name): name for name in models} or self._names
-                if concurrency and self._adopt_concurrency:
-                    self._grant(self._admission.resize(concurrency, now=self._loop.time()))
+                if concurrency and self._limits_for is not None:
+                    self._grant(self._admission.change(self._limits_for(concurrency), now=self._loop.time()))
                 self._tell(BecameReady(run.number))
             case Asleep():
                 self._tell(FellAsleep(run.number))

@@ -29,10 +29,12 @@ KEY_LENGTH = 16
 
 
 class SettingsError(Exception):
-    """Something in the settings is wrong. `problems` has one line for each thing, fit for a console."""
+    """Something in the settings is wrong. `problems` has one line for each thing, fit for a console; `warnings` are
+    those that there were besides: a mistyped name is often what is behind a problem."""
 
-    def __init__(self, problems: Iterable[str]) -> None:
+    def __init__(self, problems: Iterable[str], warnings: Iterable[str] = ()) -> None:
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
         super().__init__("\n".join(self.problems))
 
 
@@ -680,7 +682,7 @@ def load(environ: Mapping[str, str], *, read: ReadFile, dotenv: Path | None = No
     settings = _build(reader, chosen)
     reader.problems += [line for fields, line in _contradictions(settings) if not reader.failed.intersection(fields)]
     if reader.problems:
-        raise SettingsError(dict.fromkeys(reader.problems))
+        raise SettingsError(dict.fromkeys(reader.problems), dict.fromkeys(reader.warnings))
     return settings.changed({}, dict.fromkeys([*reader.warnings, *_doubts(settings)]))
 
 

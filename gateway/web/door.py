@@ -246,15 +246,23 @@ class Door:
         if lacks := body.facts.lacks:  # every engine would refuse it: none is woken to do so
             body.close()
             raise refuse("invalid_request", f"`{lacks}` must be there, and be a list.", param=lacks)
-        served = self._conductor.models
-        if self._strict_models and served and body.model not in served:
+        try:
+            self._check_model(body)
+        except Refused:
             body.close()
-            raise refuse("model_not_found", f"No such model here. Served: {', '.join(served)}.", param="model")
+            raise
         reply.streams = body.stream and reply.dialect.streams
         return Call("POST", route.path, headers, choices=body.choices), body
 
+    def _check_model(self, body: Body) -> None:
+        """With MODEL_CHECK=strict only what is served; as long as nobody knows what that is, everything."""
+        served = self._conductor.models
+        if self._strict_models and served and body.model not in served:
+            raise refuse("model_not_found", f"No such model here. Served: {', '.join(served)}.", param="model")
+
     def _fill(self, call: Call, body: Body) -> None:
         """The body under the name that the engine knows, whatever the caller calls its model."""
+        self._check_model(body)
         name = self._conductor.name_for(body.model)
         named = body if name is None or name == body.model else body.with_model(name)
         call.body, call.length = named.chunks, named.size
@@ -267,12 +275,18 @@ class Door:
         while True:
             instance = await ticket.wait(max(0.0, wait))
             if instance is not None:
-                reply.timings["wait"] = self._clock() - arrived
+                self._note_wait(reply, arrived)
                 return instance
             if patience is not None:
                 raise self._not_yet(patience)
             await reply.heartbeat(self._company())
             wait = self._patience.heartbeat
+
+    def _note_wait(self, reply: Reply, arrived: float) -> None:
+        """What of the wait was the upstream's waking, and what the line behind others."""
+        waited = self._clock() - arrived
+        woke = min(waited, max(0.0, self._conductor.snapshot().since - arrived))
+        reply.timings |= {"line": waited - woke, "wake": woke}
 
     def _patience_of(self, request: web.BaseRequest) -> float:
         """Seconds that an answer without a stream may keep its caller waiting."""

@@ -24,8 +24,6 @@ class Kind(enum.Enum):
     """Forwarded: a JSON body that was checked."""
     MULTIPART = "multipart"
     """Forwarded: a body that streams through."""
-    PLAIN = "plain"
-    """Forwarded, without a body: a path that the operator added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Route:
 
     @property
     def forwarded(self) -> bool:
-        return self.kind in (Kind.JSON, Kind.MULTIPART, Kind.PLAIN)
+        return self.kind in (Kind.JSON, Kind.MULTIPART)
 
 
 READ = ("GET", "HEAD")

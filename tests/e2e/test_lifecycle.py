@@ -100,6 +100,7 @@ def test_an_engine_that_is_killed_comes_back(tmp_path: Path) -> None:
         assert b'"code":"backend_lost"' in said and b"[DONE]" not in said
         assert worker.post("/v1/chat/completions", CHAT)[0] == 200
         assert worker.engine_pid() != pid
+        assert "The engine was killed by signal 9 while it served" in worker.console
 
 
 def test_a_gateway_that_is_killed_ends_start_sh_and_leaves_nothing(tmp_path: Path) -> None:
@@ -230,9 +231,10 @@ def test_a_model_that_is_not_there_is_told_in_one_sentence(tmp_path: Path) -> No
 
 
 def test_wrong_settings_end_it_with_2_and_one_line_each(tmp_path: Path) -> None:
-    with running(tmp_path, IDLE_TIMEOUT="soon", MAX_QUEUE_SIZE="many") as worker:
+    with running(tmp_path, IDLE_TIMEOUT="soon", MAX_QUEUE_SIZE="many", WAKEGATE_IDEL_TIMEOUT="5m") as worker:
         assert worker.process is not None
         assert worker.process.wait(10) == 2
+        assert "WAKEGATE_IDEL_TIMEOUT" in worker.console, "what was mistyped is told beside what is wrong"
         assert "IDLE_TIMEOUT" in worker.console and "MAX_QUEUE_SIZE" in worker.console
         assert "Traceback" not in worker.console
 

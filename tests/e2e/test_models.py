@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hub import FakeHub, fake_hub
-from tests.support.worker import ROOT, running
+from tests.support.worker import ROOT, running, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -38,6 +38,29 @@ async def test_a_hub_name_is_downloaded_and_served(tmp_path: Path, demo_model: P
         with_model(hub, demo_model)
         await asyncio.to_thread(first, hub.url)
     await asyncio.to_thread(second)
+
+
+def test_a_model_is_listed_and_checked_before_it_was_ever_started(tmp_path: Path, demo_model: Path) -> None:
+    """MODEL_CHECK=strict: an unknown name is 404 and starts nothing."""
+    model = tmp_path / "tiny-00001-of-00001.gguf"
+    model.write_bytes(demo_model.read_bytes())
+    with running(tmp_path, MODEL=str(model), MODEL_CHECK="strict", WAKE_ON_START="false") as worker:
+        worker.until("stopped")
+        assert [each["id"] for each in worker.get("/v1/models")[1]["data"]] == ["tiny"]
+        body = {"max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+        status, said = worker.post("/v1/chat/completions", body | {"model": "gpt-4o"})
+        assert (status, said["error"]["code"]) == (404, "model_not_found")
+        assert worker.state() == "stopped"
+        assert worker.post("/v1/chat/completions", body | {"model": "tiny"})[0] == 200
+        assert [each["id"] for each in worker.get("/v1/models")[1]["data"]] == ["tiny"]
+
+
+def test_an_engine_that_only_logs_our_looks_makes_no_progress(tmp_path: Path) -> None:
+    """START_TIMEOUT ends its start, although it prints without end."""
+    command = f"{sys.executable} -u -m http.server {{port}} --bind 127.0.0.1 --directory {tmp_path}"
+    with running(tmp_path, ENGINE_COMMAND=command, START_TIMEOUT="3s") as worker:
+        worker.until("starting")
+        wait_for(lambda: "made no progress" in worker.console, 12, "the start is given up")
 
 
 def wakegate(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
@@ -334,7 +334,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         lifecycle,
         admission,
         limits=ConductorLimits(stop_within=sizes.stop_within, drain_reserve=0.5),
-        adopt_concurrency=sizes.adopt_slots,
+        limits_for=(lambda n: replace(admission.limits, concurrency=n)) if sizes.adopt_slots else None,
     )
     metrics = Metrics()
     limits = UpstreamLimits(

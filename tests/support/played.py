@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.conductor import Conductor, Limits, Ticket
@@ -207,6 +207,7 @@ async def stage(
 ) -> AsyncIterator[Stage]:
     """A conductor in production's settings, but for what is named. In the end callers are sent away and it closes."""
     played = provider or Played()
+    line = AdmissionLimits(concurrency=slots, max_queue_size=queue, queue_timeout=queue_timeout)
     built = Stage(
         Conductor(
             "default",
@@ -215,9 +216,9 @@ async def stage(
                 LifecycleSettings(**{"idle_timeout": 60.0, "drain_reserve": drain_reserve} | settings),
                 now=asyncio.get_running_loop().time(),
             ),
-            Admission(AdmissionLimits(concurrency=slots, max_queue_size=queue, queue_timeout=queue_timeout)),
+            Admission(line),
             limits=Limits(stop_within=stop_within, drain_reserve=drain_reserve),
-            adopt_concurrency=adopt,
+            limits_for=(lambda n: replace(line, concurrency=n)) if adopt else None,
             journal=journal,
             on_change=on_change,
         ),

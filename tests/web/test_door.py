@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 
@@ -104,6 +105,26 @@ async def test_a_chat_without_messages_wakes_nothing(messages: dict[str, object]
         reply = await h.raw(h.request({"model": "served", **messages}))
         assert (status_of(reply), error_of(reply)["param"]) == (400, "messages")
         assert h.provider.starts == 0
+
+
+async def test_a_strict_gateway_that_knew_no_name_yet_refuses_once_it_does() -> None:
+    async with house(ready_at_once=False, strict_models=True, profile=Profile()) as h:
+        reply = asyncio.create_task(h.raw(h.request(CHAT | {"model": "gpt-4o"})))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        h.provider.tell(Ready(("tiny",)))
+        assert error_of(await reply)["code"] == "model_not_found"
+        assert h.engine.received == []
+
+
+async def test_server_timing_tells_line_wake_and_prefill() -> None:
+    async with house(ready_at_once=False) as h:
+        reply = asyncio.create_task(h.raw(h.request(CHAT)))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        await asyncio.sleep(0.2)
+        h.provider.tell(Ready(("served",)))
+        said = dict(re.findall(r"(\w+);dur=([0-9.]+)", head_of(await reply)))
+        assert {"line", "wake", "prefill"} <= said.keys()
+        assert float(said["wake"]) >= 190 and float(said["line"]) < 100
 
 
 async def test_a_strict_gateway_refuses_an_unknown_model_without_a_start() -> None:

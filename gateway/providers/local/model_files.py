@@ -108,6 +108,8 @@ def near_misses(name: str, folder: Path) -> str:
     """A sentence about what a folder holds, names like the one asked for first."""
     try:
         there = sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.name != OWN_CACHE)
+    except FileNotFoundError:
+        return "That folder is not there yet."
     except OSError:
         return f"{folder} cannot be listed."
     if not there:

@@ -28,9 +28,9 @@ from gateway.providers.local.model_files import (
     not_there,
     relative_files,
 )
-from gateway.providers.local.model_names import DEFAULT_QUANT, ModelSpec, Selection, Wants, parse, select
+from gateway.providers.local.model_names import DEFAULT_QUANT, ModelSpec, Selection, Wants, parse, select, stem_of
 
-__all__ = ["Download", "Model", "ModelError", "ModelSpec", "Places", "Wants", "find", "parse", "resolve"]
+__all__ = ["Download", "Model", "ModelError", "ModelSpec", "Places", "Wants", "find", "name_of", "parse", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,18 @@ async def resolve(
             raise
         sentence = f"{error.sentence} The model was looked for in {', '.join(looked)} first."
         raise ModelError(error.kind, sentence, lasting=error.lasting) from error
+
+
+def name_of(text: str, places: Places) -> str:
+    """What the model will be called, without looking into it: `Model.name`, for /v1/models before the first start.
+
+    Raises ModelError for a name that cannot be understood.
+    """
+    spec = parse(text)
+    for path, _ in _paths(spec, places):
+        if path.exists():
+            return path.name if path.is_dir() else stem_of(path.name)
+    return spec.repo or stem_of(spec.text.rstrip("/"))
 
 
 def find(spec: ModelSpec | str, *, places: Places, wants: Wants = "any") -> Model | None:

@@ -59,6 +59,8 @@ CONFIRM_WITHIN = 5.0
 ILL_GRACE = 10.0
 """Seconds for an engine that is ended because it does not serve any more: its stop command may be all that ends it."""
 STOPPED = "The engine was stopped."
+LINES_OF_A_LOOK = 8
+"""That an engine prints at most about one look, which is up to three requests."""
 
 
 class FoundModel(Protocol):
@@ -100,6 +102,10 @@ class Run:
     served: bool = False
     """Whether it was ready once: its end is then a crash, not a failed start."""
     stopping: bool = False
+    looks: int = 0
+    """Times that it answered a look at its health, while it was not ready."""
+    lines: int = 0
+    """Of its output, those that are not explained by the looks."""
     """Whether its end was ordered."""
     life: "asyncio.Task[None] | None" = None
 
@@ -424,14 +430,17 @@ class LocalProvider:
                     run.feed.tell(Ready(names, slots or self._profile.concurrency))
                     return None if asked else path
             if not pipe.spoke:
-                run.feed.tell(self._loading(engine, health))
+                run.feed.tell(self._loading(run, engine, health))
             await pipe.wait(pause)
             pause = min(LAST_LOOK, pause * 1.3)
 
     @staticmethod
-    def _loading(engine: GuardedEngine, health: Sight) -> Loading:
-        """What can be said of an engine that only answers, or only prints."""
-        detail = f"{engine.lines} lines of output" if engine.lines else ""
+    def _loading(run: Run, engine: GuardedEngine, health: Sight) -> Loading:
+        """What can be said of an engine that only answers, or only prints. Lines that it may have printed about our own
+        looks are no progress: START_TIMEOUT would never come for one that logs each of them."""
+        run.looks += health.answered
+        run.lines = max(run.lines, engine.lines - run.looks * LINES_OF_A_LOOK)
+        detail = f"{run.lines} lines of output" if run.lines else ""
         if health.answered:
             return Loading("loading", health.progress(), detail)
         return Loading("booting", None, detail)

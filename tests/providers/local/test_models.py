@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.providers.local import hub_download
-from gateway.providers.local.models import Download, ModelError, Places, find, resolve
+from gateway.providers.local.models import Download, ModelError, Places, find, name_of, resolve
 from tests.support.hub import COMMIT, FakeHub, etag_of
 from tests.support.model_bytes import gguf_bytes, transformers_files
 
@@ -524,3 +524,24 @@ async def test_safetensors_asked_of_a_gguf_repository_is_told_before_it_is_fetch
     assert "ENGINE=llama-cpp-python" in (await ask.trouble(REPO, wants="safetensors")).sentence
     assert "llama.cpp cannot read" in (await ask.trouble("org/Tiny", wants="gguf")).sentence
     assert hub.downloads() == []
+
+
+def test_a_models_folder_that_is_not_there_yet_is_said_so(places: Places) -> None:
+    places.models_dir.rmdir()
+    with pytest.raises(ModelError, match="not there yet"):
+        find("tiny.gguf", places=places)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("org/Tiny-GGUF:Q4_K_M", "org/Tiny-GGUF"),
+        ("hf.co/org/Tiny", "org/Tiny"),
+        ("/models/Big-Q8_0-00001-of-00003.gguf", "Big-Q8_0"),
+        ("tiny.gguf", "tiny"),
+        ("folder", "folder"),
+    ],
+)
+def test_what_a_model_will_be_called_is_known_before_it_is_looked_into(places: Places, text: str, name: str) -> None:
+    (places.models_dir / "folder").mkdir()
+    assert name_of(text, places) == name

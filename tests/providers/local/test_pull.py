@@ -39,7 +39,7 @@ async def test_a_pull_brings_the_model_and_says_where_it_is(hub, settings, conso
 
 async def test_a_terminal_sees_a_bar(hub, settings):
     hub.add(REPO, {"Tiny-Q4_K_M.gguf": BIG})
-    terminal = Console(file=io.StringIO(), width=100, force_terminal=True)
+    terminal = Console(file=io.StringIO(), width=100, force_terminal=True, _environ={"TERM": "xterm"})
     assert await asyncio.to_thread(pull, REPO, settings, terminal) == 0
     assert "downloading Tiny-Q4_K_M.gguf" in terminal.file.getvalue()
 
