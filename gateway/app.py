@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aiohttp import web
@@ -175,7 +175,12 @@ class Gateway:
             await self.close()
             raise CannotStart(listen_problem(s.host, s.port, error)) from error
         self._listening = True
-        self._mode = self._resolve_mode()
+        self._mode = health_mode(
+            s.health_mode,
+            self._around.platform,
+            self._starts.slowest(),
+            lambda: assembly.model_size(s, self._boot),
+        )
         self._pulse = self._loop.create_task(self._beat())
         say(f"Starting gateway on {bracketed(s.host)}:{s.port}")
         for line in self.access.said:
@@ -336,16 +341,20 @@ class Gateway:
             snapshot.loading.ratio if snapshot.loading else None,
         )
 
-    def _resolve_mode(self) -> str:
-        """HEALTH_MODE=auto: strict, but hold on RunPod's load balancer when the model would not be there in time."""
-        if self.settings.health_mode != "auto":
-            return self.settings.health_mode
-        if self._around.platform != "runpod-serverless":
-            return "strict"
-        slowest = self._starts.slowest()
-        if slowest is not None:
-            return "hold" if slowest > SLOW_START else "strict"
-        return "hold" if assembly.model_size(self.settings, self._boot) > LARGE_MODEL else "strict"
+
+def health_mode(asked: str, platform_name: str, slowest: float | None, model_size: Callable[[], int]) -> str:
+    """HEALTH_MODE=auto: strict, but hold on RunPod's load balancer when the model would not be there in time.
+
+    `slowest`: seconds of the slowest of the last starts on this volume, None when there were none; then `model_size`
+    (bytes) is asked.
+    """
+    if asked != "auto":
+        return asked
+    if platform_name != "runpod-serverless":
+        return "strict"
+    if slowest is not None:
+        return "hold" if slowest > SLOW_START else "strict"
+    return "hold" if model_size() > LARGE_MODEL else "strict"
 
 
 def bracketed(host: str) -> str:

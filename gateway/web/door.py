@@ -8,7 +8,7 @@ handler's task wherever it stands: the ticket gives back its place or slot, and 
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -34,6 +34,8 @@ LONGEST_HOLD = 280.0
 """Seconds; Node's fetch gives up at 300 without a byte (measured: 302)."""
 END_IS_TOLD = 0.1
 """Seconds in which a provider tells that its instance has ended (a local engine's end: 25 to 45 ms after a kill)."""
+ANSWER_IN = 5.0
+"""Seconds before a caller's own time-out in which it is told to come back, rather than left to give up."""
 TRIES = 3
 """Times that a request is sent of which the engine can have seen nothing."""
 
@@ -49,6 +51,18 @@ class Patience:
     """For answers that do not stream; None: as long as the caller and the edge in front of it can wait."""
     behind_edge: bool
     """Whether an edge that cuts silent answers is known to stand in front."""
+
+    def of(self, headers: Mapping[str, str]) -> float:
+        """Seconds that an answer without a stream may keep this caller waiting: never longer than it said it waits."""
+        if self.hold_max is not None:
+            hold = self.hold_max
+        else:
+            hold = EDGE_HOLD if self.behind_edge or "CF-Ray" in headers else LONGEST_HOLD
+        said = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout") or ""
+        try:
+            return min(hold, max(1.0, float(said) - ANSWER_IN))
+        except ValueError:
+            return hold
 
 
 @dataclass(slots=True)
@@ -192,7 +206,7 @@ class Door:
         self, request: web.BaseRequest, call: Call, body: Body | None, reply: Reply, arrived: float
     ) -> None:
         """Wait for the turn and carry it; again only while the engine can have seen nothing of it."""
-        patience = None if reply.streams else self._patience_of(request)
+        patience = None if reply.streams else self._patience.of(request.headers)
         size, slots = (body.size, body.slots) if body is not None else (0, 1)
         for attempt in range(TRIES):
             verdict = self._conductor.admit(f"{reply.request_id}.{attempt}", size=size, patience=patience, slots=slots)
@@ -287,18 +301,6 @@ class Door:
         waited = self._clock() - arrived
         woke = min(waited, max(0.0, self._conductor.snapshot().since - arrived))
         reply.timings |= {"line": waited - woke, "wake": woke}
-
-    def _patience_of(self, request: web.BaseRequest) -> float:
-        """Seconds that an answer without a stream may keep its caller waiting."""
-        if self._patience.hold_max is not None:
-            hold = self._patience.hold_max
-        else:
-            hold = EDGE_HOLD if self._patience.behind_edge or "CF-Ray" in request.headers else LONGEST_HOLD
-        said = request.headers.get("x-stainless-read-timeout") or request.headers.get("x-stainless-timeout") or ""
-        try:
-            return min(hold, max(1.0, float(said) - 5.0))
-        except ValueError:
-            return hold
 
     def _company(self) -> str:
         """What a held stream hears. Nothing here is secret: no model, no path, no number of others."""

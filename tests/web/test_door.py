@@ -9,6 +9,7 @@ import pytest
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Gone, Loading, Profile, Ready
 from gateway.web.auth import Keys
+from gateway.web.door import Patience
 from tests.support.house import (
     CHAT,
     STREAM_HEAD,
@@ -338,6 +339,25 @@ async def test_nobody_is_held_for_longer_than_they_said_they_wait() -> None:
         reply = await h.raw(h.request(CHAT, headers="x-stainless-read-timeout: 6\r\n"))
         assert error_of(reply)["code"] == "loading"
         assert asyncio.get_running_loop().time() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("hold_max", "edge", "headers", "seconds"),
+    [
+        (None, False, {}, 280),
+        (None, True, {}, 85),
+        (None, False, {"CF-Ray": "8f-FRA"}, 85),
+        (None, False, {"x-stainless-read-timeout": "600"}, 280),
+        (None, False, {"x-stainless-timeout": "60"}, 55),
+        (40, True, {}, 40),
+        (300, False, {"x-stainless-read-timeout": "nan?"}, 300),
+    ],
+)
+def test_hold_max_follows_the_edge_and_the_caller(
+    hold_max: float | None, edge: bool, headers: dict[str, str], seconds: float
+) -> None:
+    """HOLD_MAX=auto: 85 s behind a known edge, else what the caller can wait, at most 280 s."""
+    assert Patience(grace=10, heartbeat=15, hold_max=hold_max, behind_edge=edge).of(headers) == seconds
 
 
 async def test_a_start_that_fails_for_good_is_told_to_all_who_wait() -> None:
