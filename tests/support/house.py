@@ -47,19 +47,24 @@ class StubProvider:
         self.starts = 0
         self.stops = 0
         self._news: asyncio.Queue[News] = asyncio.Queue()
+        """Of the instance that is there, or of the next: what a test tells before the start call came waits for it."""
+        self._of: dict[str, asyncio.Queue[News]] = {}
 
     async def start(self, intent: Intent, journal: Journal) -> Instance:
         self.starts += 1
-        self._news = asyncio.Queue()
+        instance = Instance(f"stub-{intent.run}", self.name, self.endpoint, 0.0)
+        self._of[instance.id] = self._news
         if self.ready_at_once:
             self.tell(Ready(models=self.profile.models))
-        return Instance(f"stub-{intent.run}", self.name, self.endpoint, 0.0)
+        return instance
 
     def tell(self, news: News) -> None:
         self._news.put_nowait(news)
+        if isinstance(news, Gone):
+            self._news = asyncio.Queue()
 
     async def watch(self, instance: Instance) -> AsyncIterator[News]:
-        told = self._news
+        told = self._of[instance.id]
         while True:
             item = await told.get()
             yield item
