@@ -81,6 +81,7 @@ on_signal() { # NAME
 stop() { # PID SIGNAL: ends a child with its whole group, and waits for it
   [[ -n $1 ]] || return 0
   kill -s "$2" -- "-$1" 2>/dev/null
+  kill -s CONT -- "-$1" 2>/dev/null # one that somebody stopped (SIGSTOP) would not hear it
   reap "$1"
 }
 
@@ -88,7 +89,7 @@ stop() { # PID SIGNAL: ends a child with its whole group, and waits for it
 clean_up() {
   trap '' TERM INT HUP
   # Health first: a dead gateway's last word may have been "ready".
-  stop "$health" KILL # it holds nothing, and one that was stopped (SIGSTOP) would not hear TERM
+  stop "$health" TERM
   stop "$patience" KILL
   if [[ -n $busy ]]; then
     stop "$busy" TERM

@@ -305,6 +305,15 @@ def test_a_killed_gateway_is_128_and_the_signal_and_takes_everything_along(start
     assert run.words("sweep") == ["True True"]
 
 
+def test_a_health_server_that_somebody_stopped_does_not_hold_up_the_end(start):
+    """SIGSTOP: it hears SIGTERM only once it goes on."""
+    run = start().is_up()
+    os.kill(run.health, signal.SIGSTOP)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.ends(within=5) == 0
+    assert "Killed" not in run.lines[-1]
+
+
 def test_a_gateway_that_dies_of_a_sigterm_that_nobody_sent_through_us_is_a_death(start):
     run = start(BEHAVE="stubborn").is_up()
     os.kill(run.gateway, signal.SIGSEGV)
