@@ -309,10 +309,12 @@ class Conductor:
 
     async def close(self) -> None:
         """After a drain, when all tickets are back: end what still runs here and give back the provider's sockets."""
-        while self._tasks:  # what one of them says in its end may order another
-            for task in self._tasks:
+        # What one of them says in its end may order another. Those that are done are not waited for again: from Python
+        # 3.12 on that would not let the loop go round, and they would never be taken off the list.
+        while alive := [task for task in self._tasks if not task.done()]:
+            for task in alive:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*alive, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
         await self.provider.close()
