@@ -34,7 +34,7 @@ from gateway.proxy.checker import Checker
 from gateway.proxy.checks import Rules, refused_fields
 from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream
-from gateway.records.console import Welcome, ready_banner, request_line, say, set_up_logging, show
+from gateway.records.console import Welcome, progress_line, ready_banner, request_line, say, set_up_logging, show
 from gateway.records.metrics import Metrics, UpstreamFacts
 from gateway.records.starts import StartTimes
 from gateway.records.status import Status, StatusFile
@@ -279,8 +279,7 @@ class Gateway:
         tenth = int(loading.ratio * 10) if loading.ratio is not None else -1
         if (loading.phase, tenth) != self._shown_progress:
             self._shown_progress = (loading.phase, tenth)
-            share = f" {loading.ratio:.0%}" if loading.ratio is not None else ""
-            say(f"{loading.phase}{share}{' ' + loading.detail if loading.detail else ''}")
+            say(progress_line(loading.phase, loading.ratio, loading.detail))
 
     def _became_ready(self, seconds: float) -> None:
         if self.provider.profile.starts:

@@ -115,6 +115,20 @@ def ready_banner(welcome: Welcome) -> str:
     return "\n".join(lines)
 
 
+BAR = 20
+
+
+def progress_line(phase: str, ratio: float | None, detail: str) -> str:
+    """`downloading ########------------ 40% 1.9 GiB of 4.9 GiB`; without a bar where nobody knows how far it is."""
+    parts = [phase]
+    if ratio is not None:
+        done = int(ratio * BAR)
+        parts += ["#" * done + "-" * (BAR - done), f"{ratio:.0%}"]
+    if detail:
+        parts.append(detail)
+    return " ".join(parts)
+
+
 def request_line(facts: Iterable[tuple[str, object]]) -> str:
     """`key=value` pairs; empty ones are left out."""
     return " ".join(f"{name}={value}" for name, value in facts if value not in ("", None))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.records.console import Welcome, ready_banner, request_line, say, set_up_logging, show
+from gateway.records.console import Welcome, progress_line, ready_banner, request_line, say, set_up_logging, show
 
 ODD_NAMES = ["demo", "org/name:Q4_K_M", "it's", 'a "quoted" \\ one', "$(reboot) `reboot`", "ünïcode 😀", "a\nb"]
 KEYS = ["$API_KEY", "$(cat /data/keys/first-key.txt)", "$(cat '/data/my keys/first-key.txt')", None]
@@ -183,3 +183,9 @@ def test_a_traceback_keeps_its_lines_and_loses_its_controls(capsys: pytest.Captu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[gateway] ERROR gateway: failed" and lines[1].startswith("Traceback")
     assert lines[-1] == "ValueError: odd \\x1b[2J"
+
+
+def test_progress_is_a_bar_only_where_it_is_known() -> None:
+    assert progress_line("downloading", 0.4, "2 of 5 GiB") == "downloading ########------------ 40% 2 of 5 GiB"
+    assert progress_line("loading", 1.0, "") == f"loading {'#' * 20} 100%"
+    assert progress_line("booting", None, "") == "booting"
