@@ -5,8 +5,7 @@ OpenAI shape is written in one place; a route with another shape (`/v1/messages`
 """
 
 import json
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 RETRY_AFTER_MAX = 60
 """Seconds. Older OpenAI SDKs ignore a longer Retry-After, the newest gives up above 120 (three generations tried)."""
@@ -112,9 +111,6 @@ class Refusal:
             head.append(("WWW-Authenticate", "Bearer"))
         return head
 
-    def with_close(self) -> "Refusal":
-        return replace(self, close=True)
-
 
 class Refused(Exception):
     """Raised by a check to leave the handler with a refusal; rendered in one place (web/door.py).
@@ -150,6 +146,3 @@ def refuse(
 def to_json(body: object) -> bytes:
     """As every answer of our own is written: UTF-8, compact."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-Shape = Literal["openai", "anthropic"]

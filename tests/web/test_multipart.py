@@ -15,6 +15,20 @@ def head(port: int, length: int, extra: str = "") -> bytes:
     ).encode()
 
 
+class Upload:
+    """SIZE bytes, as fast as they are taken, and how many were."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.sent = 0
+
+    async def run(self) -> None:
+        while self.sent < SIZE:
+            self._writer.write(bytes(1 << 16))
+            await self._writer.drain()
+            self.sent += 1 << 16
+
+
 async def test_a_multipart_body_arrives_as_it_was_sent() -> None:
     """Its boundary and every byte of it; never parsed, so never changed."""
     body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + bytes(range(256)) * 400
@@ -32,19 +46,11 @@ async def test_a_body_waits_at_the_caller_until_the_engine_is_there() -> None:
     async with house(ready_at_once=False, body_limit=SIZE, hold_max=20) as h:
         reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
         writer.write(head(h.port, SIZE))
-        sent = 0
-
-        async def upload() -> None:
-            nonlocal sent
-            while sent < SIZE:
-                writer.write(bytes(1 << 16))
-                await writer.drain()
-                sent += 1 << 16
-
-        uploading = asyncio.create_task(upload())
+        upload = Upload(writer)
+        uploading = asyncio.create_task(upload.run())
         await h.until(lambda: h.conductor.snapshot().waiting == 1)
         await asyncio.sleep(0.3)
-        assert sent < 16 << 20, "the gateway took it in before there was anybody to give it to"
+        assert upload.sent < 16 << 20, "the gateway took it in before there was anybody to give it to"
         h.provider.tell(Ready())
         await asyncio.wait_for(uploading, 20)
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
@@ -69,19 +75,11 @@ async def test_an_engine_that_reads_slowly_slows_the_caller() -> None:
         h.provider.endpoint = Endpoint(f"http://127.0.0.1:{stubborn.sockets[0].getsockname()[1]}")
         _, writer = await asyncio.open_connection("127.0.0.1", h.port)
         writer.write(head(h.port, SIZE))
-        sent = 0
-
-        async def upload() -> None:
-            nonlocal sent
-            while sent < SIZE:
-                writer.write(bytes(1 << 16))
-                await writer.drain()
-                sent += 1 << 16
-
-        uploading = asyncio.create_task(upload())
+        upload = Upload(writer)
+        uploading = asyncio.create_task(upload.run())
         await asyncio.wait_for(taken.wait(), 5)
         await asyncio.sleep(0.5)
-        assert sent < 16 << 20
+        assert upload.sent < 16 << 20
         uploading.cancel()
         writer.transport.abort()
         over.set()
