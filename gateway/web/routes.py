@@ -34,6 +34,10 @@ class Route:
     page: str = ""
     """Which page answers (web/pages.py); empty for what is forwarded."""
 
+    @property
+    def forwarded(self) -> bool:
+        return self.kind in (Kind.JSON, Kind.MULTIPART)
+
 
 READ = ("GET", "HEAD")
 
