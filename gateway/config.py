@@ -64,6 +64,7 @@ _waiting = _group("Waiting")
 _admission = _group("Admission")
 _limits = _group("Limits")
 _keys = _group("Keys")
+_money = _group("Money")
 
 Seconds = Annotated[float, kinds.SPAN]
 Wait = Annotated[float, kinds.SPAN_OR_ZERO]
@@ -82,6 +83,8 @@ EngineName = Annotated[
     Literal["llama-cpp-python", "llama-server", "vllm", "command"] | None,
     kinds.one_of("llama-cpp-python", "llama-server", "vllm", "command"),
 ]
+LogFormat = Annotated[Literal["text", "json"], kinds.one_of("text", "json")]
+LogTo = Annotated[Literal["both", "console", "files"], kinds.one_of("both", "console", "files")]
 ModelCheck = Annotated[Literal["any", "strict"], kinds.one_of("any", "strict")]
 
 
@@ -116,6 +119,17 @@ class Settings(BaseSettings):
         unset="`/runpod-volume` or `/workspace` inside RunPod or Vast where it is writable, `/data` in a container "
         "that has it, `./data` of a checkout, else `~/.local/share/wakegate`",
     )
+    tls_cert: Annotated[Path | None, kinds.FILE] = _places(
+        None, "A certificate chain in PEM: `PORT` then speaks TLS itself. Read again when the file changes."
+    )
+    tls_key: Annotated[Path | None, kinds.FILE] = _places(
+        None, "The private key of `TLS_CERT` in PEM.", unset="in `TLS_CERT`'s file"
+    )
+    trusted_proxies: Annotated[tuple[str, ...], kinds.NETWORKS] = _places(
+        (),
+        "Addresses of proxies in front whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; *private* is "
+        "every network that is not public.",
+    )
     allowed_paths: Annotated[tuple[str, ...], kinds.PATHS] = _places(
         (), "Further exact paths that are passed to the engine, with a key. Engines leave many of theirs unprotected."
     )
@@ -124,7 +138,16 @@ class Settings(BaseSettings):
         "llama", "The folder under `DATA_DIR/logs` that this gateway's logs go to."
     )
     log_level: LogLevel = _logs("info", "How much is logged.")
-    log_max_size: Bytes = _logs(20 * 1024**2, "The engine's own log is rotated when it is this large.")
+    log_format: LogFormat = _logs("text", "How a line looks: `name=value` for people, or one JSON object.")
+    log_to: LogTo = _logs(
+        "both", "Where lines go: the console, files under `DATA_DIR/logs`, or both. The start is told on both."
+    )
+    log_max_size: Bytes = _logs(20 * 1024**2, "A log file is rotated when it is this large, the engine's too.")
+    log_rotate_every: Seconds = _logs(86400.0, "A log file is rotated when it is this old.")
+    log_total_size: Bytes = _logs(
+        500 * 1024**2,
+        "What all logs on this volume may take, of every boot and worker; the oldest go first, never a live one.",
+    )
 
     provider: ProviderName = _compute(
         "local",
@@ -252,6 +275,11 @@ class Settings(BaseSettings):
     media_hosts: Annotated[tuple[str, ...], kinds.MEDIA_HOSTS] = _limits(
         (), "Hosts that `https:` media in a request may come from; `data:` always passes."
     )
+    media_fetch: Switch = _limits(
+        False,
+        "Whether `https:` images of other hosts are fetched by the gateway (public addresses only, at most 20 MB) and "
+        "handed to the engine inline, instead of being refused.",
+    )
     refuse_fields: Annotated[tuple[str, ...], kinds.FIELDS] = _limits(
         (
             "n_discard",
@@ -278,11 +306,27 @@ class Settings(BaseSettings):
         "where no platform asks for one of its own.",
     )
     api_key: Secret = _keys(None, "The key that callers send. `VLLM_API_KEY` means this when the provider is local.")
+    api_keys_file: Annotated[Path | None, kinds.FILE] = _keys(
+        None,
+        "A file of keys, with a name, a hash and limits for each (`wakegate keys`). Read again when it changes.",
+        aliases=("AUTH_KEYS_FILE",),
+    )
     admin_key: Secret = _keys(None, "The key that also shows what an engine said when it failed.")
     metrics_auth_enabled: Annotated[bool | None, kinds.SWITCH_AUTO] = _keys(
         None,
         "Whether `/metrics` needs a key.",
         unset="`auto`: open, closed where a public edge such as RunPod's proxy is seen",
+    )
+    metrics_port: Annotated[int | None, kinds.PORT] = _keys(
+        None, "A port of its own for `/metrics`, which is then not on `PORT`."
+    )
+    metrics_key_names: Switch = _keys(False, "Whether requests are also counted by the name of their key.")
+    cors_origins: Annotated[tuple[str, ...], kinds.ORIGINS] = _keys(
+        (), "Web pages that may call from a browser: their origins. `*` needs keys."
+    )
+
+    hourly_price: Annotated[int | None, kinds.MONEY] = _money(
+        None, "Dollars that an hour of the running engine costs: what `monthly_spend` of a key is counted by."
     )
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
@@ -788,6 +832,18 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
     s = settings
     if s.port == s.port_health != 0:
         yield ("port", "port_health"), f"PORT and PORT_HEALTH are both {s.port}; allowed: two different ports"
+    if s.metrics_port and s.metrics_port in (s.port, s.port_health):
+        yield (
+            ("metrics_port", "port", "port_health"),
+            f"METRICS_PORT: {s.metrics_port} is one of the other two ports; allowed: a port of its own",
+        )
+    if s.tls_key is not None and s.tls_cert is None:
+        yield ("tls_cert", "tls_key"), "TLS_CERT: not set, and TLS_KEY needs it; allowed: a file with the certificate"
+    if "*" in s.cors_origins and s.auth_enabled is False:
+        yield (
+            ("cors_origins", "auth_enabled"),
+            "CORS_ORIGINS: * while keys are off would let every web page use this gateway; allowed: the pages' origins",
+        )
     if s.provider == "external" and s.upstream_url is None:
         yield (
             ("provider", "upstream_url"),
@@ -821,8 +877,9 @@ def _doubts(settings: Settings) -> Iterator[str]:
             yield f"{name} has fewer than {KEY_LENGTH} characters; a key that nobody guesses is longer"
     if s.api_key is not None and s.admin_key is not None and s.api_key == s.admin_key:
         yield "ADMIN_KEY is the same as API_KEY: every caller is an admin"
-    if s.auth_enabled is False and s.api_key is not None:
-        yield "API_KEY is set, and nobody is asked for it: AUTH_ENABLED is false"
+    if s.auth_enabled is False and (s.api_key is not None or s.api_keys_file is not None):
+        name = "API_KEY" if s.api_key is not None else "API_KEYS_FILE"
+        yield f"{name} is set, and nobody is asked for a key: AUTH_ENABLED is false"
     if s.provider == "local" and s.upstream_url is not None:
         yield "UPSTREAM_URL is not used: PROVIDER is local"
     if s.provider == "external" and s.upstream_url is not None and sleeps_by_itself(host_and_port(s.upstream_url)[0]):
@@ -832,5 +889,7 @@ def _doubts(settings: Settings) -> Iterator[str]:
         )
     if s.engine not in (None, "command") and s.engine_command:
         yield f"ENGINE_COMMAND is not used: ENGINE is {s.engine}"
+    if s.log_total_size < 3 * s.log_max_size:
+        yield "LOG_TOTAL_SIZE is less than three times LOG_MAX_SIZE: hardly anything is kept beside the live files"
     if s.start_timeout > s.start_max:
         yield "START_TIMEOUT is longer than START_MAX, which ends a start first"

@@ -331,6 +331,40 @@ def _folder(text: str) -> Path:
     return Path(_text(text))
 
 
+def _network(text: str) -> str:
+    """An address or a network in CIDR form, in its normal spelling; `private` is every network that is not public."""
+    if text.lower() == "private":
+        return "private"
+    return str(ipaddress.ip_network(text, strict=False))
+
+
+def _origin(text: str) -> str:
+    """`scheme://host[:port]`, as browsers send it: lower case, no path, no default port; or `*`."""
+    if text == "*":
+        return text
+    url = urlsplit(text.lower())
+    default = {"http": 80, "https": 443}.get(url.scheme)
+    host = url.hostname or ""
+    plain = url.path in ("", "/") and not url.query and not url.fragment and "@" not in url.netloc
+    if default is None or not plain or (address_of(host) is None and not is_host_name(host)):
+        raise ValueError("it is not of the form https://host or http://host:port")
+    port = "" if url.port in (None, default) else f":{url.port}"
+    return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+
+
+def _money(text: str) -> int:
+    """Dollars as micro-dollars: sums of them are exact."""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text):
+        raise ValueError
+    whole, _, part = text.partition(".")
+    return int(whole) * 1_000_000 + int(part.ljust(6, "0") or 0)
+
+
+def _spell_money(value: int) -> str:
+    whole, part = divmod(value, 1_000_000)
+    return f"{whole}.{part:06d}".rstrip("0").rstrip(".")
+
+
 def _spell_switch(value: bool | None) -> str:
     return "auto" if value is None else "true" if value else "false"
 
@@ -387,6 +421,20 @@ PAIRS = Kind(
 )
 LAYERS = Kind("a number of layers", "auto, all, 0, 1, 2, …", _layers)
 FOLDER = Kind("a folder", "a path", _folder)
+FILE = Kind("a file", "a path", _folder)
+NETWORKS = Kind(
+    "a list of addresses",
+    "addresses and networks such as 10.0.0.7, 172.16.0.0/12, fd00::/8; private; commas between",
+    _each(_network, none=_NEVER),
+    ",".join,
+)
+ORIGINS = Kind(
+    "a list of origins",
+    "such as https://chat.example.org or http://localhost:3000, commas between; * is any",
+    _each(_origin, none=_NEVER),
+    ",".join,
+)
+MONEY = Kind("a sum", "dollars, such as 0.34, with at most six decimals", _money, _spell_money)
 LOG_NAME = Kind("a name for a folder", "letters, digits, . _ -, at most 64", _log_name)
 
 

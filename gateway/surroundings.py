@@ -428,8 +428,10 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
     changes: dict[str, object] = {
         "data_dir": _absolute(settings.data_dir, around) if settings.given("data_dir") else data_dir(around),
     }
-    if settings.base_path is not None:
-        changes["base_path"] = _absolute(settings.base_path, around)
+    for field in ("base_path", "api_keys_file", "tls_cert", "tls_key"):
+        path = getattr(settings, field)
+        if path is not None:
+            changes[field] = _absolute(path, around)
     if settings.model is not None:
         changes["model"] = _expanded(settings.model, around)
 
