@@ -114,6 +114,8 @@ class Facts:
     choices: int = 1
     """How many answers will come (`n`): a stream has ended when each has."""
     include_usage: bool = False
+    max_tokens: int = 0
+    """The most tokens that all answers together may have; 0 when the caller set no limit."""
     repaired: int = 0
     """Lone surrogates that became U+FFFD."""
     lacks: str = ""
@@ -386,9 +388,19 @@ def _facts(document: dict[str, Any], route: str, repaired: int) -> Facts:
         slots=max(document.get("n") or 1, document.get("best_of") or 1),
         choices=document.get("n") or 1,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        max_tokens=_max_tokens(document) * (document.get("n") or 1),
         repaired=repaired,
         lacks="messages" if route in CONVERSATIONS and not isinstance(document.get("messages"), list) else "",
     )
+
+
+def _max_tokens(document: dict[str, Any]) -> int:
+    """By whichever name this API has for it; anything odd is the engine's to refuse."""
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        value = document.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9:
+            return value
+    return 0
 
 
 def _integer(value: object, field: str) -> int:

@@ -546,3 +546,22 @@ def test_no_bytes_raise_anything_but_a_refusal(raw: bytes) -> None:
         json.loads(check(raw, CHAT, Rules()).whole())
     except Refused as refused:
         assert refused.refusal.status == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({}, 0),
+        ({"max_tokens": 7}, 7),
+        ({"max_completion_tokens": 5, "max_tokens": 7}, 5),
+        ({"max_output_tokens": 9}, 9),
+        ({"max_tokens": 7, "n": 3}, 21),
+        ({"max_tokens": True}, 0),
+        ({"max_tokens": "many"}, 0),
+        ({"max_tokens": -1}, 0),
+    ],
+)
+def test_the_most_tokens_that_were_asked_for_are_known(fields: dict[str, object], most: int) -> None:
+    """Of all answers together; what is odd is the engine's to refuse."""
+    body = json.dumps({"messages": [], **fields}).encode()
+    assert check(body, "/v1/chat/completions", Rules()).facts.max_tokens == most
