@@ -10,6 +10,7 @@
 #   the health server ends    it is restarted, three times at most, then everything ends with its code
 #   SIGTERM, SIGINT           go to the gateway, once; health answers (503) until the gateway has ended; exit code 0
 #   a second signal           ends at once
+#   SIGHUP                    the gateway reads keys and certificates again; ends it when the terminal went away
 # Both children have process groups of their own, or Ctrl-C would reach the gateway twice.
 set -uo pipefail
 
@@ -40,6 +41,7 @@ told_at=0     # when that was last, in microseconds
 launching=0   # between a fork and the moment its id is known
 pending=''    # the signal that came meanwhile
 sent=''       # the number of the signal that the gateway was sent
+terminal=''    # set when we were started from a terminal, which may go away
 health_code='' # what the health server ended with, once that has happened too often
 
 say() { printf '[start.sh] %s\n' "$*"; }
@@ -74,6 +76,17 @@ on_signal() { # NAME
     launched
   elif ((signals > 2)); then
     kill -s KILL -- "-$gateway" 2>/dev/null
+  fi
+}
+
+has_terminal() { { : </dev/tty; } 2>/dev/null; }
+
+# shellcheck disable=SC2317 # called by the trap
+on_hangup() {
+  if [[ -n $terminal ]] && ! has_terminal; then
+    on_signal TERM
+  elif [[ -n $gateway ]] && ((!launching)); then
+    kill -s HUP "$gateway" 2>/dev/null
   fi
 }
 
@@ -221,9 +234,11 @@ how() { if (($1 > 128)); then echo "killed by signal $(($1 - 128))"; else echo "
 start_gateway() {
   # The checkout's own code, also where nothing was installed; -P, because a folder of the user's may be called gateway, too.
   [[ $root != "$here" ]] || export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+  trap '' HUP # the gateway inherits that: until it listens to a hang-up itself, one would end it
   spawn "${die_with_parent[@]}" "$python" -P -m gateway
   gateway=$spawned gateway_ran=1
   launched
+  trap on_hangup HUP
 }
 
 # --- The story ------------------------------------------------------------------------------------------------------
@@ -239,10 +254,11 @@ while (($#)); do
   shift
 done
 
+! has_terminal || terminal=1
 trap clean_up EXIT
 trap 'on_signal TERM' TERM
 trap 'on_signal INT' INT
-trap 'on_signal TERM' HUP # the terminal went away
+trap on_hangup HUP
 
 read -r boot </proc/sys/kernel/random/uuid
 make_run_dir

@@ -47,6 +47,13 @@ def heard(number, frame):
     print("left", file=log)
     os._exit(0)
 
+def hung_up(number, frame):
+    print("hup", file=log)
+
+if behave == "early":
+    os.kill(os.getppid(), signal.SIGHUP)  # before it listens to one: it must not die of it
+    time.sleep(0.3)
+signal.signal(signal.SIGHUP, hung_up)
 signal.signal(signal.SIGTERM, heard)
 signal.signal(signal.SIGINT, heard)
 if behave.startswith("exit"):
@@ -348,13 +355,53 @@ def test_killing_start_sh_itself_leaves_neither_child(start):
 # -- signals
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_an_ordinary_end_is_exit_0_with_one_signal_for_the_gateway(start, name):
     run = start().is_up()
     run.send(name)
     assert run.ends() == 0
     assert run.words("SIGINT" if name == "SIGINT" else "SIGTERM") == [""]
     assert run.words("left") == [""]
+    assert run.words("sweep") == ["True True"]
+
+
+def test_a_hang_up_is_a_wish_to_read_keys_and_certificates_again(start):
+    run = start().is_up()
+    run.send("SIGHUP")
+    wait_until(lambda: run.words("hup"))
+    assert alive(run.gateway) and alive(run.health)
+    run.send("SIGTERM")
+    assert run.ends() == 0
+    assert run.words("SIGTERM") == [""]
+
+
+def test_a_hang_up_in_the_first_moment_does_not_end_the_gateway(start):
+    run = start(BEHAVE="early").is_up()
+    assert run.words("hup") == []
+    run.send("SIGHUP")
+    wait_until(lambda: run.words("hup"))
+
+
+IN_A_TERMINAL = """
+import os, pty, signal, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+signal.signal(signal.SIGUSR1, lambda number, frame: os.close(terminal))
+while True:
+    try:
+        os.write(1, os.read(terminal, 4096))
+    except OSError:
+        break
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_terminal_that_goes_away_ends_it_in_order(start):
+    run = start(wrapper=(sys.executable, "-c", IN_A_TERMINAL)).is_up()
+    run.send("SIGUSR1")
+    assert run.ends() == 0
+    assert run.words("SIGTERM") == [""]
     assert run.words("sweep") == ["True True"]
 
 
