@@ -1,4 +1,4 @@
-"""Write docs/reference/settings.md and docs/reference/errors.md from gateway/config.py and gateway/errors.py.
+"""Write the pages of docs/reference/ from the code: settings, errors and log lines.
 
 python scripts/make_reference.py          write them
 python scripts/make_reference.py --check  exit 1 when one is not up to date
@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from anywhere, without being i
 from gateway import kinds  # noqa: E402
 from gateway.config import FOREIGN, SETTINGS, Setting  # noqa: E402
 from gateway.errors import CATALOGUE, RETRY_AFTER_MAX, Refusal  # noqa: E402
+from gateway.records.lines import FIELDS  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -65,6 +66,37 @@ and may succeed,
 When a stream has begun, the status is out already: an error then comes as an event in the stream, in the form that the
 route has for it, and the connection ends without `[DONE]`.
 """
+
+LINES_OPENING = """\
+# Log lines
+
+<!-- Generated from gateway/records/lines.py by scripts/make_reference.py. Change it there. -->
+
+When a request for the engine ends, one line says what became of it. `wakegate logs` shows and filters them
+([how](../how-to/troubleshooting.md)). Probes and pages have none.
+
+With `LOG_FORMAT=text` a line is a time and `name=value`:
+
+```text
+2026-11-21T14:05:06.123Z request=wk-7f3a key=alice route=/v1/chat/completions model=qwen status=200 outcome=answered …
+```
+
+With `LOG_FORMAT=json` it is one object with the same names, `at` (the time) and `"kind": "request"`; seconds and sizes
+are numbers.
+
+* Times are UTC. In text, seconds have an `s` behind them.
+* What is empty or not known is left out.
+* A text that is not plain (a model's name with a blank in it) is a JSON string, in quotes.
+* No key, no prompt and no answer stands in any line.
+
+All other lines are a time and a sentence; as JSON `at`, `"kind": "happening"`, `level` and `message`.
+"""
+
+
+def lines_page() -> str:
+    """The whole of docs/reference/log-lines.md."""
+    rows = ((code(field.name), field.sort, field.sentence) for field in FIELDS.values())
+    return f"{LINES_OPENING}\n{table(('name', 'what it is', 'meaning'), rows)}"
 
 
 def settings_page() -> str:
@@ -132,7 +164,11 @@ def line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-PAGES = {REFERENCE / "settings.md": settings_page, REFERENCE / "errors.md": errors_page}
+PAGES = {
+    REFERENCE / "settings.md": settings_page,
+    REFERENCE / "errors.md": errors_page,
+    REFERENCE / "log-lines.md": lines_page,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -33,6 +33,7 @@ PURE = {
     "gateway.errors",
     "gateway.kinds",
     "gateway.providers.base",
+    "gateway.records.ended",
     "gateway.web.routes",
     "gateway.providers.local.gguf_header",
     "gateway.providers.local.model_error",
