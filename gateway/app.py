@@ -33,13 +33,13 @@ from gateway.proxy.bodies import Bodies, BodyLimits
 from gateway.proxy.checker import Checker
 from gateway.proxy.checks import Rules, refused_fields
 from gateway.proxy.upstream import Limits as UpstreamLimits
-from gateway.proxy.upstream import Upstream
+from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records.console import Welcome, progress_line, ready_banner, request_line, say, set_up_logging, show
 from gateway.records.metrics import Metrics, UpstreamFacts
 from gateway.records.starts import StartTimes
 from gateway.records.status import Status, StatusFile
 from gateway.surroundings import Surroundings
-from gateway.web.door import Door, Patience, Upstreams, Visit
+from gateway.web.door import Door, Patience, Visit
 from gateway.web.pages import Pages
 from gateway.web.routes import Routes
 from gateway.web.wire import Server, parser_is_compiled

@@ -88,6 +88,8 @@ class Snapshot:
     waiting: int
     starts: int
     last_activity: float | None
+    idle_at: float | None
+    """Loop time at which it is stopped if nobody comes."""
     ever_ready: bool
     reason: str
     """Why it failed last, as a closed sentence; empty when it did not."""
@@ -281,6 +283,10 @@ class Conductor:
         """Somebody wants it up, without a request of their own."""
         self._tell(WakeRequested())
 
+    @property
+    def state(self) -> State:
+        return self._lifecycle.state
+
     def snapshot(self) -> Snapshot:
         lifecycle = self._lifecycle
         return Snapshot(
@@ -292,6 +298,7 @@ class Conductor:
             waiting=self._admission.waiting,
             starts=lifecycle.run,
             last_activity=lifecycle.last_activity,
+            idle_at=lifecycle.idle_at,
             ever_ready=lifecycle.ever_ready,
             reason=lifecycle.reason or "",
             detail=self._detail,

@@ -17,12 +17,16 @@ import time
 from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from gateway.errors import Refusal, to_json
 from gateway.proxy.dialects import Dialect
+
+if TYPE_CHECKING:
+    from gateway.proxy.usage import Usage
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 STREAM_HEADERS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
@@ -125,6 +129,10 @@ class Reply:
         self.refused: Refusal | None = None
         self.next_sequence = 0
         """The number of an event of our own after what was passed on (`/v1/responses` counts its events)."""
+        self.extra: tuple[tuple[str, str], ...] = ()
+        """Headers of every answer to this caller, errors included: what a browser asks for, what is left of a limit."""
+        self.usage: Usage | None = None
+        """Tokens that the engine says it read and wrote for this answer."""
         self.timings: dict[str, float] = {}
         """Seconds by phase (line, wake, prefill), told to the caller in Server-Timing."""
         self._phase = Phase.OPEN
@@ -250,6 +258,7 @@ class Reply:
         self._bodiless = self._bodiless or not has_length
         head = [("Content-Type", content_type)] if has_length else []
         head += headers
+        head += self.extra
         head.append(("X-Request-Id", self.request_id))
         if self.timings:
             marks = ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in self.timings.items())

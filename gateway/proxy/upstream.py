@@ -11,7 +11,7 @@ Every failure leaves as a `Refused`, typed by whose fault it is, so that nothing
 import asyncio
 import errno
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -123,6 +123,28 @@ class Upstream:
                 await self._pass_whole(response, reply, sent_at)
         finally:
             response.close()
+
+    async def page(self, path: str, *, within: float, at_most: int) -> tuple[str, bytes]:
+        """(content type, body) of a small page of the engine's own, such as its metrics. Raises Refused."""
+        call = Call("GET", path, [])
+        try:
+            async with asyncio.timeout(within):
+                response = await self._send(call)
+                try:
+                    body = bytearray()
+                    while len(body) <= at_most and (data := await _read(response)):
+                        body += data
+                finally:
+                    response.close()
+        except TimeoutError as error:
+            raise refuse("backend_timeout", f"The engine did not show {path} within {within:g} s.") from error
+        except (Unreached, aiohttp.ClientError) as error:
+            raise refuse("backend_unavailable", f"The engine did not show {path}.") from error
+        if response.status != 200 or not _is_plain(response):
+            raise refuse("route_not_supported", f"This engine shows nothing at {path} (it answers {response.status}).")
+        if len(body) > at_most:
+            raise refuse("backend_protocol_error", f"The engine's {path} is longer than {at_most} bytes.")
+        return response.headers.get("Content-Type", "text/plain"), bytes(body)
 
     # -- the request ---------------------------------------------------------------------------
 
@@ -302,6 +324,36 @@ class Upstream:
             await reply.answer(answer.status, answer.body, headers)
         else:
             raise Refused(answer.refusal)
+
+
+class Upstreams:
+    """The connections to each endpoint that answers now; one that is gone is closed."""
+
+    def __init__(self, make: Callable[[Endpoint], Upstream]) -> None:
+        self._make = make
+        self._open: dict[str, tuple[Endpoint, Upstream]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def to(self, name: str, endpoint: Endpoint) -> Upstream:
+        known = self._open.get(name)
+        if known is not None and known[0] == endpoint:
+            return known[1]
+        if known is not None:
+            self._let_go(known[1])
+        upstream = self._make(endpoint)
+        self._open[name] = (endpoint, upstream)
+        return upstream
+
+    def _let_go(self, upstream: Upstream) -> None:
+        task = asyncio.get_running_loop().create_task(upstream.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        for _, upstream in self._open.values():
+            self._let_go(upstream)
+        self._open.clear()
+        await asyncio.gather(*self._closing)
 
 
 def _tell_of_its_end(response: aiohttp.ClientResponse) -> None:

@@ -16,13 +16,13 @@ from aiohttp import web
 from gateway.conductor import Conductor, Ticket
 from gateway.errors import Refusal, Refused, refuse
 from gateway.policy.lifecycle.states import State
-from gateway.providers.base import Endpoint, Instance
+from gateway.providers.base import Instance
 from gateway.proxy import dialects
 from gateway.proxy.bodies import Bodies
 from gateway.proxy.checker import Body
 from gateway.proxy.headers import upstream_headers
 from gateway.proxy.reply import CallerLeft, Reply
-from gateway.proxy.upstream import Call, Unreached, Upstream
+from gateway.proxy.upstream import Call, Unreached, Upstreams
 from gateway.web import pages, wire
 from gateway.web.auth import Keys
 from gateway.web.routes import INFERENCE, Kind, Route, Routes
@@ -76,36 +76,6 @@ class Visit:
     outcome: str = "answered"
     code: str = ""
     reply: Reply | None = field(default=None, repr=False)
-
-
-class Upstreams:
-    """The connections to each endpoint that answers now; one that is gone is closed."""
-
-    def __init__(self, make: Callable[[Endpoint], Upstream]) -> None:
-        self._make = make
-        self._open: dict[str, tuple[Endpoint, Upstream]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-
-    def to(self, name: str, endpoint: Endpoint) -> Upstream:
-        known = self._open.get(name)
-        if known is not None and known[0] == endpoint:
-            return known[1]
-        if known is not None:
-            self._let_go(known[1])
-        upstream = self._make(endpoint)
-        self._open[name] = (endpoint, upstream)
-        return upstream
-
-    def _let_go(self, upstream: Upstream) -> None:
-        task = asyncio.get_running_loop().create_task(upstream.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    async def close(self) -> None:
-        for _, upstream in self._open.values():
-            self._let_go(upstream)
-        self._open.clear()
-        await asyncio.gather(*self._closing)
 
 
 class Door:

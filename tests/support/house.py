@@ -24,10 +24,10 @@ from gateway.proxy.bodies import Bodies, BodyLimits
 from gateway.proxy.checker import Checker
 from gateway.proxy.checks import Rules
 from gateway.proxy.upstream import Limits as UpstreamLimits
-from gateway.proxy.upstream import Upstream
+from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records.metrics import Metrics
 from gateway.web.auth import Key, Keys
-from gateway.web.door import Door, Patience, Upstreams, Visit
+from gateway.web.door import Door, Patience, Visit
 from gateway.web.pages import Pages
 from gateway.web.routes import Routes
 from gateway.web.wire import Server

@@ -31,6 +31,7 @@ SERVING = Snapshot(
     waiting=3,
     starts=4,
     last_activity=None,
+    idle_at=None,
     ever_ready=True,
     reason="",
     detail="",

@@ -694,6 +694,11 @@ class Lifecycle(_Facts):
         return self._idle.last_activity
 
     @property
+    def idle_at(self) -> float | None:
+        """When it is stopped for being idle if nobody comes; None: somebody is here, or it is never idle, or not up."""
+        return self._when_idle() if self._state is State.READY else None
+
+    @property
     def ever_ready(self) -> bool:
         return self._ever_ready
 

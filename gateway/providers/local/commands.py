@@ -245,7 +245,7 @@ def llama_server(spec: EngineSpec, place: Place, model: str, installed: Installe
     """llama-server divides -c among its slots: a length per request is multiplied by them."""
     argv = [installed.llama_server or "llama-server", "--model", model, "--host", place.socket]
     # The socket lies in a 0700 folder. No page, and no window on other callers' prompts, even for who gets there.
-    argv += ["--no-webui", "--no-slots", "--jinja", "--n-gpu-layers", spec.n_gpu_layers]
+    argv += ["--no-webui", "--no-slots", "--metrics", "--jinja", "--n-gpu-layers", spec.n_gpu_layers]
     if spec.served_names:
         argv += ["--alias", ",".join(spec.served_names)]
     if spec.max_model_len:

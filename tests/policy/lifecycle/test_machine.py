@@ -167,10 +167,12 @@ def test_what_can_be_read_of_it(story: Teller) -> None:
     story.after(1000) >> TimePassed() << StartInstance(2)
     story.after(10) >> BecameReady(2) << ReleaseWaiting()
     assert (machine.ever_ready, machine.retry_at, machine.last_activity) == (True, None, None)
+    assert machine.idle_at is None  # somebody is here
     story.after(40) >> RequestFinished("r1")
     assert (machine.last_activity, list(machine.requests), machine.draining) == (1100, [], False)
+    assert machine.idle_at == 1100 + machine.settings.idle_timeout
     story >> DrainRequested() << StopInstance(2)
-    assert machine.draining
+    assert machine.draining and machine.idle_at is None
 
 
 @pytest.mark.parametrize(
