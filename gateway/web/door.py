@@ -7,6 +7,7 @@ handler's task wherever it stands: the ticket gives back its place or slot, and 
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from gateway.conductor import Conductor, Ticket
 from gateway.errors import Refusal, Refused, refuse
+from gateway.policy.activity import is_activity
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Instance
 from gateway.proxy import dialects
@@ -26,6 +28,8 @@ from gateway.proxy.upstream import Call, Unreached, Upstreams
 from gateway.web import pages, wire
 from gateway.web.auth import Keys
 from gateway.web.routes import INFERENCE, Kind, Route, Routes
+
+log = logging.getLogger(__name__)
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 EDGE_HOLD = 85.0
@@ -131,8 +135,15 @@ class Door:
                 reply.cut()
             raise
         finally:
-            self._on_end(visit)
+            self._tell(visit)
         return reply
+
+    def _tell(self, visit: Visit) -> None:
+        """Whoever counts and writes down may fail; the answer was given all the same."""
+        try:
+            self._on_end(visit)
+        except Exception:
+            log.exception("the end of request %s could not be told", visit.request_id)
 
     async def _serve(self, request: web.BaseRequest, reply: Reply, visit: Visit) -> None:
         wire.check_head(request)
@@ -193,11 +204,13 @@ class Door:
                 except Unreached:
                     ticket.active = False
                     await asyncio.sleep(END_IS_TOLD)  # then we wait in line
+                except Refused as refused:
+                    ticket.active = is_activity(refused.refusal.status)
+                    raise
                 except asyncio.CancelledError:
                     raise cut_short_or_left(ticket) from None
                 finally:
-                    if reply.status >= 400 or reply.refused is not None:
-                        ticket.active = False
+                    ticket.active = ticket.active and is_activity(reply.status or None)
         raise refuse("backend_unavailable", "The engine cannot be reached.", retry_after=5)
 
     async def _carry(self, instance: Instance, call: Call, reply: Reply) -> None:
