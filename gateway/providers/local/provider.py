@@ -155,9 +155,15 @@ class LocalProvider:
         self._runs: dict[str, Run] = {}
         self._door = commands.door(spec, spec.engine)
         self._profile = self._first_profile()
+        self._command_line: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<LocalProvider {self._spec.engine or 'engine by model'} runs={list(self._runs.values())}>"
+
+    @property
+    def command_line(self) -> tuple[str, ...]:
+        """How the last engine was called; empty before the first. ENGINE_ARGS may have put a secret into it."""
+        return self._command_line
 
     # --- The contract ---
 
@@ -351,6 +357,7 @@ class LocalProvider:
         tells = commands.TRAITS[name].news
         place = replace(run.place, news_fd=pipe.write_end if tells else -1)
         launch: Launch = commands.build(spec, name, place, str(model.path) if model else None, installed)
+        self._command_line = launch.argv
         env = engine_environment(
             self._environment,
             cookie_name=guard.COOKIE,

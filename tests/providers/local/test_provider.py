@@ -105,6 +105,14 @@ async def test_start_says_the_endpoint_before_there_is_an_engine(local: Local) -
     assert local.journal.notes[0][1]["cookie"] == instance.id
 
 
+async def test_the_command_line_is_known_once_the_engine_was_called(local: Local) -> None:
+    provider = local.provider(local.command())
+    assert provider.command_line == ()
+    instance, watcher = await local.start(provider)
+    await watcher.first(Ready)
+    assert instance.endpoint.socket in provider.command_line
+
+
 async def test_news_come_in_their_order_with_the_progress_that_the_health_path_tells(local: Local) -> None:
     _, _, watcher = await local.run("--load", "0.5")
     await watcher.first(Ready)
