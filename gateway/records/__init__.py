@@ -1,7 +1,7 @@
 """WRITES DOWN what happened, and decides nothing.
 
 `ended.py` is what is known of a request when it is over, `lines.py` the line that says it. `metrics.py` for Prometheus,
-`status.py` for the health port, `console.py` for people, `starts.py` for the next boot.
-`boot_log.py` tells how a boot came up, with what `facts.py` and `gpus.py` know of the place; `log_search.py` finds lines
-again.
+`status.py` for the health port, `console.py` for people, `starts.py` for the next boot, `spent.py` for the month's
+bills. `boot_log.py` tells how a boot came up, with what `facts.py` and `gpus.py` know of the place; `log_search.py`
+finds lines again.
 """
