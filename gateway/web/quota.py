@@ -169,11 +169,26 @@ class Quotas:
     def beat(self, now: float, wall: float) -> None:
         """Every second or so: exchange what was spent with the volume, which has its own pace."""
         if self.spending is not None and self._spent is not None:
-            known = self._spent.elsewhere
-            if known is not None and known is not self._learnt:
-                self._learnt = known
-                self.spending.learn(known.month, known.spent)
+            self._learn(self.spending)
             self._spent.offer(self.spending.books(now, wall))
+
+    def close(self, now: float, wall: float, *, within: float = 2.0) -> bool:
+        """The last figures to the volume: waits for it, so not on the loop. False when it did not take them in time."""
+        self.beat(now, wall)
+        return self._spent is None or self._spent.close(within)
+
+    def _learn(self, spending: Spending) -> None:
+        """What the volume said last, if that is news."""
+        known = None if self._spent is None else self._spent.elsewhere
+        if known is not None and known is not self._learnt:
+            self._learnt = known
+            spending.learn(known.month, known.spent)
+
+    def close(self, now: float, wall: float) -> None:
+        """Write down what was spent. Blocks, for two seconds at most."""
+        if self.spending is not None and self._spent is not None:
+            self._spent.offer(self.spending.books(now, wall))
+            self._spent.close(2.0)
 
     def _let_in(self, key: Key, tokens: int, now: int) -> _Account:
         """Its account, in which there is room for this request. Raises Refused."""
@@ -205,6 +220,7 @@ class Quotas:
         if self.spending is None:
             said = "This key has a monthly_spend, and HOURLY_PRICE is not set, so that nobody can count it."
             raise refuse("insufficient_quota", said)
+        self._learn(self.spending)
         if self.spending.spent(key.name, now, wall) >= limit:
             renews = datetime.datetime.fromtimestamp(renewal(self.spending.month), datetime.UTC)
             said = f"This key has spent its {limit / 1_000_000:.2f} dollars of this month; it renews on "

@@ -311,8 +311,14 @@ class Keeper:
         self.offered: Any = None
         self.state = ""
 
+        self.closed_within = 0.0
+
     def offer(self, books: Any) -> None:
         self.offered = books
+
+    def close(self, within: float) -> bool:
+        self.closed_within = within
+        return True
 
 
 def test_each_beat_exchanges_what_was_spent_here_and_elsewhere() -> None:
@@ -323,11 +329,21 @@ def test_each_beat_exchanges_what_was_spent_here_and_elsewhere() -> None:
     quotas.beat(NOW + 360, WALL + 360)
     assert keeper.offered == {"2026-11": {"ann": 100_000}}
     keeper.elsewhere = Elsewhere("2026-11", {"ann": 400_000})
+    refused(quotas, ann, NOW + 360)  # at once: a worker that has just started must not wait for a beat
     quotas.beat(NOW + 360, WALL + 360)
     assert keeper.offered == {"2026-11": {"ann": 100_000}}
-    refused(quotas, ann, NOW + 360)
     keeper.state = "hangs"
     assert quotas.state == "hangs"
+
+
+def test_at_the_end_the_last_figures_are_handed_over() -> None:
+    keeper = Keeper()
+    quotas = Quotas(Spending(1_000_000, now=NOW, wall=WALL), keeper)
+    admit(quotas, key())
+    assert quotas.close(NOW + 360, WALL + 360, within=0.5)
+    assert keeper.offered == {"2026-11": {"ann": 100_000}}
+    assert keeper.closed_within == 0.5
+    assert Quotas().close(NOW, WALL)
 
 
 def test_without_a_price_nothing_is_kept() -> None:
