@@ -184,12 +184,6 @@ class Quotas:
             self._learnt = known
             spending.learn(known.month, known.spent)
 
-    def close(self, now: float, wall: float) -> None:
-        """Write down what was spent. Blocks, for two seconds at most."""
-        if self.spending is not None and self._spent is not None:
-            self._spent.offer(self.spending.books(now, wall))
-            self._spent.close(2.0)
-
     def _let_in(self, key: Key, tokens: int, now: int) -> _Account:
         """Its account, in which there is room for this request. Raises Refused."""
         account = self._accounts.get(key.name)
