@@ -2,19 +2,24 @@
 
 import os
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
-from gateway.errors import Refused
+from gateway.errors import Refusal, Refused
+from gateway.policy.throttle import Throttle
 from gateway.web import auth
-from gateway.web.auth import FIRST_KEY, Key, Keys, first_key
+from gateway.web.auth import FIRST_KEY, Key, Keys, check_browser, first_key, may_ask_for, may_use
+from gateway.web.keyring import Keyring
 
-ONE, TWO = "sk-one-0123456789", "sk-two-0123456789"
-KEYS = Keys([Key.of("one", ONE), Key.of("two", TWO)])
+ONE, TWO, OLD = "sk-one-0123456789", "sk-two-0123456789", "sk-old-0123456789"
+RIGHT = [Key.of("one", ONE), Key.of("two", TWO)]
+KEYS = Keys(RIGHT)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -27,10 +32,19 @@ def x_api_key(key: str) -> tuple[bytes, bytes]:
     return b"X-API-Key", key.encode()
 
 
-def refusal_to(headers: Headers, keys: Keys = KEYS) -> str:
+def name_of(headers: Headers, keys: Keys = KEYS, wall: float = 0.0) -> str:
+    key = keys.check(headers, address="198.51.100.7", now=0.0, wall=wall)
+    return key.name if key is not None else ""
+
+
+def refused(act: Callable[[], object]) -> Refusal:
     with pytest.raises(Refused) as caught:
-        keys.check(headers)
-    refusal = caught.value.refusal
+        act()
+    return caught.value.refusal
+
+
+def refusal_to(headers: Headers, keys: Keys = KEYS, wall: float = 0.0) -> str:
+    refusal = refused(lambda: keys.check(headers, wall=wall))
     assert (refusal.code, refusal.status) == ("invalid_api_key", 401)
     assert ("WWW-Authenticate", "Bearer") in refusal.head()
     return refusal.message
@@ -45,12 +59,16 @@ def refusal_to(headers: Headers, keys: Keys = KEYS) -> str:
         ([(b"AUTHORIZATION", b"bearer   " + ONE.encode() + b" ")], "one"),
         ([(b"x-api-key", b"\t" + ONE.encode())], "one"),
         ([bearer("rpa_of_the_edge"), x_api_key(ONE)], "one"),
+        ([x_api_key("placeholder"), bearer(ONE)], "one"),
         ([(b"Authorization", b"Basic dXNlcjpwdw=="), x_api_key(ONE)], "one"),
         ([(b"Cookie", b"a=b"), bearer(ONE), (b"Accept", b"*/*")], "one"),
+        ([bearer(ONE), x_api_key(TWO)], "two"),
+        ([x_api_key(TWO), bearer(ONE)], "two"),
     ],
 )
 def test_a_right_key_has_a_name(headers: Headers, name: str) -> None:
-    assert KEYS.check(headers) == name
+    """Of two right ones the one in X-API-Key, which no edge puts there by itself."""
+    assert name_of(headers) == name
     assert KEYS.knows(headers)
 
 
@@ -84,6 +102,7 @@ def test_anything_else_is_no_key(headers: Headers) -> None:
 def test_a_header_that_comes_twice_is_refused_even_with_a_right_key(headers: Headers) -> None:
     """Whoever stands in front may have looked at the other one."""
     assert "more than once" in refusal_to(headers)
+    assert not KEYS.knows(headers)
 
 
 def test_the_refusal_says_what_came_and_nothing_of_what_was_in_it() -> None:
@@ -101,7 +120,7 @@ def test_no_bytes_are_too_odd_to_be_compared(token: bytes) -> None:
 
 def test_a_key_of_any_text_can_be_configured() -> None:
     keys = Keys([Key.of("odd", "schlüssel-😀-" + "\udcff")])
-    assert keys.check([(b"authorization", "Bearer schlüssel-😀-".encode() + b"\xff")]) == "odd"
+    assert name_of([(b"authorization", "Bearer schlüssel-😀-".encode() + b"\xff")], keys) == "odd"
 
 
 def test_an_empty_key_is_never_right_not_even_if_it_is_configured() -> None:
@@ -120,19 +139,229 @@ def test_every_key_is_compared_whichever_is_right(monkeypatch: pytest.MonkeyPatc
         return real(one, other)
 
     monkeypatch.setattr(auth.hmac, "compare_digest", counting)
-    for headers in ([bearer(ONE)], [bearer(TWO)], [bearer("wrong")]):
+    for headers in ([bearer(ONE)], [bearer(TWO)], [bearer("wrong")], [bearer("")]):
         compared.clear()
         KEYS.knows(headers)
-        assert len(compared) == 2
+        assert compared == [key.digest for key in RIGHT]
 
 
 def test_without_keys_everybody_may_and_nobody_is_known() -> None:
     off = Keys([])
-    assert not off.enabled and off.check([]) == "" and not off.knows([bearer(ONE)])
+    assert not off.enabled and off.check([]) is None and not off.knows([bearer(ONE)])
+
+
+def test_a_file_without_keys_is_not_the_same_as_keys_off(tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text("# all revoked\n")
+    ring = Keyring([], tmp_path / "keys.toml")
+    ring.load()
+    assert Keys(ring).enabled
+    refusal_to([], Keys(ring))
 
 
 def test_a_key_is_not_in_what_is_printed_of_it() -> None:
     assert ONE not in repr(Key.of("one", ONE)) and ONE not in repr(KEYS)
+    assert repr(KEYS) == "<Keys 2, <Throttle 0 addresses, 0 at the limit>>"
+
+
+# --- expiry
+
+EXPIRING = Keys([*RIGHT, Key("old", Key.of("", OLD).digest, expires=1_801_393_200.0)])
+
+
+def test_a_key_is_right_until_the_second_that_it_ends_and_needs_no_reload_for_it() -> None:
+    assert name_of([bearer(OLD)], EXPIRING, wall=1_801_393_199.9) == "old"
+    said = refusal_to([bearer(OLD)], EXPIRING, wall=1_801_393_200.0)
+    assert said == "The API key old expired at 2027-01-31T11:00:00Z. Ask the operator of this gateway for a new one."
+    assert EXPIRING.known([bearer(OLD)], wall=1_801_393_200.0) is None
+
+
+def test_only_whoever_has_it_learns_that_it_expired() -> None:
+    assert "expired" not in refusal_to([bearer(OLD + "x")], EXPIRING, wall=2e9)
+    assert "expired" not in refusal_to([bearer(OLD), bearer(OLD)], EXPIRING, wall=2e9)
+
+
+def test_a_right_key_beside_an_expired_one_is_right() -> None:
+    assert name_of([bearer(ONE), x_api_key(OLD)], EXPIRING, wall=2e9) == "one"
+    assert name_of([bearer(OLD), x_api_key(ONE)], EXPIRING, wall=2e9) == "one"
+
+
+def test_an_expired_key_is_no_guess() -> None:
+    """Its owner hears that it expired, as often as the program asks."""
+    keys = Keys([Key("old", Key.of("", OLD).digest, expires=1.0)])
+    for _ in range(50):
+        assert refused(lambda: keys.check([bearer(OLD)], address="a", now=0.0, wall=2.0)).status == 401
+
+
+# --- too many wrong keys
+
+
+def wrong(keys: Keys, headers: Headers, address: str = "198.51.100.7", now: float = 0.0) -> Refusal:
+    return refused(lambda: keys.check(headers, address=address, now=now, wall=0.0))
+
+
+def test_more_than_twenty_wrong_keys_a_minute_are_told_to_wait_and_a_right_one_passes() -> None:
+    keys = Keys(RIGHT)
+    assert [wrong(keys, [bearer(f"guess{n}")], now=n / 10).status for n in range(20)] == [401] * 20
+    refusal = wrong(keys, [bearer("guess20")], now=2.5)
+    assert (refusal.status, refusal.code) == (429, "rate_limit_exceeded")
+    assert ("Retry-After", "58") in refusal.head() and ("x-should-retry", "false") in refusal.head()
+    assert "More than 20 wrong keys" in refusal.message and "it came in: Authorization" in refusal.message
+    assert "guess" not in refusal.message
+    key = keys.check([bearer(ONE)], address="198.51.100.7", now=2.5, wall=0.0)
+    assert key is not None and key.name == "one", "behind an edge all callers share an address"
+    assert wrong(keys, [bearer("guess21")], address="203.0.113.9", now=2.5).status == 401
+    assert wrong(keys, [bearer("guess22")], now=60.0).status == 401, "as Retry-After promised"
+
+
+def test_whoever_sends_no_key_guesses_nothing() -> None:
+    """A browser, a crawler, a forgotten setting."""
+    keys = Keys(RIGHT)
+    for headers in ([], [bearer("")], [(b"Authorization", b"Basic dXNlcjpwdw==")]):
+        assert {wrong(keys, headers).status for _ in range(50)} == {401}
+
+
+def test_a_key_of_the_edge_beside_a_right_one_is_not_counted() -> None:
+    keys = Keys(RIGHT)
+    for _ in range(50):
+        assert name_of([bearer("rpa_of_the_edge"), x_api_key(ONE)], keys) == "one"
+    assert wrong(keys, [bearer("guess")]).status == 401
+
+
+def test_doubled_headers_count_as_guesses() -> None:
+    keys = Keys(RIGHT)
+    assert [wrong(keys, [bearer("a"), bearer("b")]).status for _ in range(21)] == [401] * 20 + [429]
+
+
+def test_guessing_at_an_open_page_is_no_way_round() -> None:
+    """It is answered as to a stranger, and counted."""
+    keys = Keys(RIGHT)
+    for n in range(20):
+        assert keys.known([bearer(f"guess{n}")], wall=0.0) is None
+        assert keys.count_wrong([bearer(f"guess{n}")], address="a", now=0.0)
+    assert wrong(keys, [bearer("guess")], address="a").status == 429
+    assert not keys.count_wrong([], address="a", now=0.0)
+    assert not Keys([]).count_wrong([bearer("guess")], address="a", now=0.0)
+
+
+def test_the_table_of_addresses_is_bounded() -> None:
+    throttle = Throttle(addresses=100)
+    keys = Keys(RIGHT, throttle=throttle)
+    for n in range(500):
+        wrong(keys, [bearer("guess")], address=f"2001:db8:{n:x}::1")
+    assert len(throttle) == 100
+
+
+# --- what a key may
+
+LIMITED = Key("shop", b"", models=frozenset({"small", "tiny"}), routes=frozenset({"/v1/embeddings", "/v1/models"}))
+
+
+def test_a_key_may_use_what_stands_in_its_routes() -> None:
+    may_use(LIMITED, "/v1/embeddings")
+    may_use(LIMITED, "/v1/models/{id}")
+    may_use(RIGHT[0], "/anything")
+    refusal = refused(lambda: may_use(LIMITED, "/v1/chat/completions"))
+    assert (refusal.status, refusal.code) == (403, "forbidden")
+    assert refusal.message == "The key shop may not use /v1/chat/completions; it may use /v1/embeddings, /v1/models."
+
+
+def test_a_key_may_ask_for_what_stands_in_its_models() -> None:
+    may_ask_for(LIMITED, "tiny")
+    may_ask_for(RIGHT[0], None)
+    refusal = refused(lambda: may_ask_for(LIMITED, "large\n"))
+    assert (refusal.status, refusal.param) == (403, "model")
+    assert refusal.message == 'The key shop may not ask for the model "large\\\\n"; it may ask for small, tiny.'
+    assert "without naming a model" in refused(lambda: may_ask_for(LIMITED, None)).message
+
+
+def test_a_long_list_is_cut() -> None:
+    key = Key("shop", b"", models=frozenset(f"m{n:02}" for n in range(30)))
+    assert refused(lambda: may_ask_for(key, "x")).message.endswith("m08, m09 and 20 more.")
+
+
+# --- keys off: browsers
+
+MINE = frozenset({"https://chat.example.org", "http://gpu-box:3000"})
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+def browser(host: str, **headers: str) -> CIMultiDict[str]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return CIMultiDict({"Host": host, "User-Agent": FIREFOX, **named})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        CIMultiDict({"Host": "anything.example", "User-Agent": "OpenAI/Python 3.54"}),
+        CIMultiDict({"Host": "anything.example"}),
+        CIMultiDict({}),
+        browser("localhost:8000"),
+        browser("LOCALHOST:8000"),
+        browser("wakegate.localhost"),
+        browser("127.0.0.1:8000"),
+        browser("192.168.1.7:8000"),
+        browser("[::1]:8000"),
+        browser("[fe80::1]:8000", Origin="http://[fe80::1]:8000"),
+        browser("gpu-box:8000"),
+        browser("localhost:8000", Origin="http://localhost:8000"),
+        browser("192.168.1.7", Origin="http://192.168.1.7"),
+        browser("192.168.1.7", Origin="https://192.168.1.7:443", Sec_Fetch_Site="same-origin"),
+        browser("localhost:8000", Origin="https://chat.example.org", Sec_Fetch_Site="cross-site"),
+        browser("abc.api.example", Origin="https://chat.example.org", Sec_Fetch_Site="cross-site"),
+        browser("localhost:8000", Sec_Fetch_Site="none", Sec_Fetch_Mode="navigate"),
+        browser("localhost:8000", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate"),
+        browser("localhost:8000", Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors"),
+    ],
+)
+def test_programs_and_pages_of_our_own_pass(headers: CIMultiDict[str]) -> None:
+    check_browser(headers, origins=MINE)
+
+
+@pytest.mark.parametrize(
+    ("headers", "remedy"),
+    [
+        (browser("evil.example"), "add http://evil.example to"),
+        (browser("evil.example:8000", Origin="http://evil.example:8000"), "add http://evil.example:8000 to"),
+        (browser("chat.example.org.evil.example"), "add http://chat.example.org.evil.example to"),
+        (browser("localhost.evil.example"), "add http://localhost.evil.example to"),
+        (browser("2130706433"), "add http://2130706433 to"),
+        (browser("0x7f.1"), "add http://0x7f.1 to"),
+        (browser(""), "add"),
+        (browser("evil@127.0.0.1"), "add"),
+        (browser("127.0.0.1:x"), "add"),
+        (browser("localhost:8000", Origin="null"), "add the page's origin to"),
+        (browser("localhost:8000", Origin="https://evil.example"), "add https://evil.example to"),
+        (browser("localhost:8000", Origin="http://localhost:3000"), "add http://localhost:3000 to"),
+        (browser("localhost", Origin="https://localhost:8443"), "add https://localhost:8443 to"),
+        (browser("localhost:8000", Origin="file://"), "add the page's origin to"),
+        (browser("localhost:8000", Origin="chrome-extension://abc"), "add the page's origin to"),
+        (browser("localhost:8000", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors"), "add the page's origin to"),
+        (browser("localhost:8000", Sec_Fetch_Site="same-site", Sec_Fetch_Mode="cors"), "add the page's origin to"),
+        (CIMultiDict({"Host": "evil.example", "Sec-Fetch-Site": "none"}), "add http://evil.example to"),
+        (CIMultiDict({"Host": "localhost", "Origin": "https://evil.example"}), "add https://evil.example to"),
+    ],
+)
+def test_pages_of_others_do_not(headers: CIMultiDict[str], remedy: str) -> None:
+    refusal = refused(lambda: check_browser(headers, origins=MINE))
+    assert (refusal.status, refusal.code) == (403, "forbidden")
+    assert refusal.message.startswith("Keys are off") and remedy in refusal.message
+    assert "CORS_ORIGINS" in refusal.message and "\n" not in refusal.message
+
+
+def test_all_origins_are_all_but_null() -> None:
+    """`*` is refused with AUTH_ENABLED=false; behind an edge that asks for a key of its own it may be meant."""
+    check_browser(browser("x.api.example", Origin="https://any.example"), origins=frozenset({"*"}))
+    refused(lambda: check_browser(browser("x.api.example", Origin="null"), origins=frozenset({"*"})))
+
+
+@given(host=st.text(max_size=30), origin=st.text(max_size=30) | st.none())
+def test_no_host_and_no_origin_is_too_odd_to_be_refused_in_order(host: str, origin: str | None) -> None:
+    headers = browser(host, **({} if origin is None else {"Origin": origin}))
+    try:
+        check_browser(headers)
+    except Refused as answer:
+        assert answer.refusal.status == 403 and answer.refusal.message.isprintable()
 
 
 # --- the first key
