@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway import surroundings
+from gateway.commands import keys, logs, report
 from gateway.config import Settings, SettingsError
 
 app = typer.Typer(
@@ -18,9 +19,15 @@ app = typer.Typer(
 )
 
 
+app.add_typer(keys.app, name="keys")
+app.command()(logs.logs)
+app.command()(report.report)
+
+
 @app.callback()
-def _root() -> None:
-    """Subcommands only."""
+def _root(context: typer.Context) -> None:
+    """Subcommands only. Those in `gateway/commands/` get the settings by calling `context.obj`."""
+    context.obj = load_or_exit
 
 
 @app.command()

@@ -46,6 +46,7 @@ READS_THE_ENVIRONMENT = {
     "gateway.app": "hands the environment to the settings and to the boot's own names, and checks aiohttp's switch",
     "gateway.assembly": "hands it to the search for models, which goes by the Hub's own variables",
     "gateway.cli": "hands it to the settings and on to start.sh",
+    "gateway.commands.report": "hands it to the settings, and takes what sounds secret in it out of the report",
     "gateway.providers.local.models": "where a caller hands none: the Hub's own variables (proxies, HF_ENDPOINT)",
     "gateway.providers.local.provider": "what an engine's environment is chosen from, by an allow-list",
     "gateway.providers.local.pull": "the same as for models, from the command line",

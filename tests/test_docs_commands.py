@@ -81,7 +81,8 @@ class Reader:
         shutil.copy(demo_model, folder / "data" / "models" / "wakegate-demo.gguf")
         (folder / ".curlrc").write_text("fail-with-body\nshow-error\nmax-time = 30\n")
         self._fresh = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        self._fresh |= {"CURL_HOME": str(folder), "PYTHONPATH": str(ROOT)}
+        self._fresh |= {"CURL_HOME": str(folder), "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data")}
+        (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)  # `.venv/bin/wakegate …`
         self._shell = dict(self._fresh)
 
     def read(self, page: str, name: str) -> None:

@@ -2,6 +2,6 @@
 
 `ended.py` is what is known of a request when it is over, `lines.py` the line that says it. `metrics.py` for Prometheus,
 `status.py` for the health port, `console.py` for people, `starts.py` for the next boot, `spent.py` for the month's
-bills. `boot_log.py` tells how a boot came up, with what `facts.py` and `gpus.py` know of the place; `log_search.py`
-finds lines again.
+bills. `boot_log.py` tells how a boot came up, with what `facts.py` and `gpus.py` know of the place; `log_files.py`
+and `log_search.py` find lines again, `report.py` collects them and more for a bug report.
 """

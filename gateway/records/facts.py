@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 
 from gateway.config import SETTINGS, Settings
@@ -74,6 +75,7 @@ def boot_facts(settings: Settings, around: Surroundings, model: str) -> dict[str
 _TELLING = r"(?:[a-z0-9]*[-_])*(?:api-?key|key|token|secret|password|passwd|auth|authorization|header)"
 _OPTION = re.compile(rf"-{{1,2}}{_TELLING}", re.IGNORECASE)
 _OPTION_WITH_VALUE = re.compile(rf"(-{{1,2}}{_TELLING}=).*", re.IGNORECASE | re.DOTALL)
+_NAME = re.compile(_TELLING, re.IGNORECASE)
 _ASSIGNMENT = re.compile(rf"\b({_TELLING}\s*[=:]\s*)[^\s'\"]+", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"(?<=://)[^/?#\s@]*@")
 _QUERY_IN_URL = re.compile(r"(://[^?#\s]*)[?#]\S*")
@@ -104,3 +106,17 @@ def _masked_word(word: str) -> str:
 
 def _quoted(word: str) -> str:
     return word if re.fullmatch(rf"[\w@%+=:,./{MASK}-]+", word) else shlex.quote(word)
+
+
+def secrets_in(argv: Iterable[str]) -> Iterator[str]:
+    """What `masked_command` hides behind an option that says that it is secret: for whoever takes secrets out."""
+    for word, following in pairwise((*argv, "")):
+        if _OPTION.fullmatch(word) and following:
+            yield following
+        elif _OPTION_WITH_VALUE.fullmatch(word):
+            yield word.partition("=")[2]
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable called so holds a secret, as far as its name tells: `HF_TOKEN`, `AWS_SECRET_ACCESS_KEY`."""
+    return _NAME.fullmatch(name) is not None

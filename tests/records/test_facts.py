@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from gateway.config import load
-from gateway.records.facts import around_us, boot_facts, masked_command, settings_that_differ, version, versions
+from gateway.records.facts import (
+    around_us,
+    boot_facts,
+    is_secret_name,
+    masked_command,
+    secrets_in,
+    settings_that_differ,
+    version,
+    versions,
+)
 from gateway.surroundings import Mount, Surroundings, read_file
 
 SECRET = "wk-0123456789abcdef0123"
@@ -60,3 +69,20 @@ def test_the_boots_facts_have_a_heading_each() -> None:
 )
 def test_a_command_line_is_shown_without_secrets(argv: list[str], shown: str) -> None:
     assert masked_command(argv) == shown
+
+
+def test_what_an_option_hides_is_known_to_whoever_takes_secrets_out() -> None:
+    argv = ["engine", "--api-key", "abc", "--token=def", "--port", "1", "--key"]
+    assert list(secrets_in(argv)) == ["abc", "def"]
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "API_KEY", "WAKEGATE_ADMIN_KEY", "PGPASSWORD_PASSWORD"]
+)
+def test_a_variable_that_sounds_secret_is(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["PATH", "HOME", "API_KEYS_FILE", "KEYBOARD", "MONKEY_BARS"])
+def test_a_variable_that_does_not_is_not(name: str) -> None:
+    assert not is_secret_name(name)
