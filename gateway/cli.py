@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway import surroundings
-from gateway.commands import keys, logs, report
+from gateway.commands import doctor, keys, logs, report
 from gateway.config import Settings, SettingsError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(keys.app, name="keys")
 app.command()(logs.logs)
 app.command()(report.report)
+app.command()(doctor.doctor)
 
 
 @app.callback()

@@ -1,4 +1,9 @@
 """`wakegate doctor`: says why this installation would not serve or would not scale, before it costs money.
 
-`facts.py` looks at the machine (the only part with I/O), each check decides from facts alone, `report.py` renders.
+`facts.py` looks at the machine and is the only part with I/O; `case.py` is what it found. Each check decides from that
+alone, one file per theme: `ports`, `storage`, `model`, `gpu`, `platforms`, `exposure`, `runtime`, `traffic`, `gateway`.
+`findings.py` has every finding there is, with its words. `sockets.py` and `sizes.py` know formats and rough reckonings,
+purely. `report.py` puts it together: `examine`, `as_text`, `as_json`.
+
+It connects to nothing but this machine, starts no engine, loads no model, prints no secret, and takes 3 s at most.
 """

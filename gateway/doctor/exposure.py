@@ -1,0 +1,91 @@
+"""EXPOSURE: who gets in past the keys, who reads the secrets, and whether TLS will hold. Pure."""
+
+import shlex
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from gateway.config import KEY_LENGTH
+from gateway.doctor.case import Case
+from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding, found
+
+EXPIRES_SOON = 14.0
+"""Days. Let's Encrypt's clients renew 30 days before the end."""
+DAY = 86_400.0
+
+
+def check(case: Case) -> Iterator[Finding]:
+    yield from _engines(case)
+    yield from _keys(case)
+    yield from _keys_file(case)
+    yield from _metrics(case)
+    yield from _certificate(case)
+    for path, mode in case.facts.readable if not case.around.in_container else ():  # a container has one user
+        yield found("secret-readable", path=shlex.quote(path), mode=mode)
+
+
+def _engines(case: Case) -> Iterator[Finding]:
+    for engine in case.facts.engines:
+        where = {"engine": engine.name, "address": engine.listener.address, "port": engine.listener.port}
+        if engine.open_routes:
+            level = BREAKS if case.is_public(engine.listener.port) else DOUBTFUL
+            yield found("engine-open", level, routes=", ".join(engine.open_routes), **where)
+        else:
+            yield found("engine-beside", **where)
+
+
+def _keys(case: Case) -> Iterator[Finding]:
+    s, around = case.settings, case.around
+    if s.auth_enabled is False:
+        if case.listens_beyond_this_machine and not around.edge_asks_key:
+            public = case.is_public(s.port)
+            where = ", which the internet reaches" if public else ""
+            yield found("keys-off", BREAKS if public else DOUBTFUL, host=s.host, where=where)
+        return
+    left_to_edge = s.auth_enabled is None and around.edge_asks_key
+    if s.api_key is None and s.api_keys_file is None and around.fleet and not left_to_edge:
+        yield found("key-missing", platform=around.platform)
+    for name, key in (("API_KEY", s.api_key), ("ADMIN_KEY", s.admin_key)):
+        if key is not None and len(key.get_secret_value()) < KEY_LENGTH:
+            yield found("key-short", name=name, least=KEY_LENGTH)
+
+
+def _keys_file(case: Case) -> Iterator[Finding]:
+    path, seen = case.settings.api_keys_file, case.facts.keys_file
+    if path is None:
+        return
+    for problem in seen.problems:
+        yield found("keys-file-wrong", problem=f"{path}: {problem}.")
+    if not seen.count and not seen.problems and case.settings.api_key is None:
+        yield found("keys-file-wrong", problem=f"{path} holds no key that can be used, and API_KEY is not set.")
+    for doubt in seen.doubts:
+        yield found("keys-file-doubtful", doubt=f"{path}: {doubt}.", path=shlex.quote(str(path)))
+    if seen.in_clear:
+        yield found("keys-in-clear", path=shlex.quote(str(path)))
+    if seen.expired:
+        names = ", ".join(seen.expired[:5]) + (" and others" if len(seen.expired) > 5 else "")
+        yield found("key-expired", names=f"the key{'s' if len(seen.expired) > 1 else ''} of {names}")
+
+
+def _metrics(case: Case) -> Iterator[Finding]:
+    s, around = case.settings, case.around
+    if s.metrics_auth_enabled or around.edge_asks_key or not case.listens_beyond_this_machine:
+        return
+    port = s.metrics_port or s.port
+    if case.is_public(port):
+        yield found("metrics-open", port=port, who="the internet")
+    elif not around.in_container:
+        yield found("metrics-open", NOTE, port=port, who="your network")
+
+
+def _certificate(case: Case) -> Iterator[Finding]:
+    path, seen = case.settings.tls_cert, case.facts.certificate
+    if path is None:
+        return
+    shown = shlex.quote(str(path))
+    if seen.problem:
+        yield found("tls-unusable", problem=seen.problem, path=shown)
+    if seen.warning:
+        yield found("tls-expired", warning=seen.warning, path=shown)
+    elif seen.ends is not None and (days := (seen.ends - case.facts.now) / DAY) < EXPIRES_SOON:
+        ends = datetime.fromtimestamp(seen.ends, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        yield found("tls-expiring", days=days, ends=ends, path=shown)

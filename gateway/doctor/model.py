@@ -1,0 +1,106 @@
+"""MODEL AND ENGINE: is the model there, and is there something that can serve it with these settings? Pure."""
+
+import shlex
+from collections.abc import Iterator
+
+from gateway import config
+from gateway.doctor.case import Case
+from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding, found
+from gateway.providers.local import commands
+from gateway.providers.local.commands import CommandError, EngineName, EngineSpec, Format, Place
+
+_SOMEWHERE = Place(
+    socket="/run/wakegate/engine.sock", port=9000, key_file="", news_fd=3, python="python", package_root=""
+)
+"""Where an engine could live: its command line is made to see whether it can be, and thrown away."""
+
+
+def check(case: Case) -> Iterator[Finding]:
+    if case.settings.provider == "external":
+        yield from _upstream(case)
+        return
+    yield from _model(case)
+    yield from _engine(case)
+    yield from _context(case)
+
+
+def engine_of(case: Case) -> EngineName:
+    """The engine that would serve. Raises CommandError."""
+    return commands.choose(spec_of(case), _format(case), case.facts.installed)
+
+
+def spec_of(case: Case) -> EngineSpec:
+    """What the settings say about the engine, as far as they can be wrong."""
+    s = case.settings
+    return EngineSpec(
+        engine=s.engine,
+        served_names=s.served_model_name,
+        ctx_size=s.ctx_size,
+        max_model_len=s.max_model_len,
+        n_gpu_layers=str(s.n_gpu_layers),
+        gpu_memory_utilization=s.gpu_memory_utilization,
+        max_num_seqs=s.max_num_seqs,
+        engine_args=s.engine_args,
+        engine_command=shlex.join(s.engine_command),
+        stop_command=shlex.join(s.engine_stop_command),
+        health_path=s.engine_health_path or "",
+        engine_env=dict(s.engine_env),
+    )
+
+
+def _format(case: Case) -> Format | None:
+    model = case.facts.model
+    if model.found is not None:
+        return model.found.format
+    named_so = model.text is None or "gguf" in model.text.lower()  # the demo model is one, too
+    return "gguf" if named_so else None
+
+
+def _model(case: Case) -> Iterator[Finding]:
+    s, model = case.settings, case.facts.model
+    if model.problem:
+        # The folder where one would look: most names are meant to lie there.
+        yield found("model-unusable", problem=model.problem, models=shlex.quote(str(s.data_dir / "models")))
+    elif model.is_to_download:
+        yield found("model-to-download", model=shlex.quote(model.text or ""))
+    elif model.text is None and not s.engine_command:
+        yield found("model-demo", DOUBTFUL if case.around.is_worker else NOTE)
+
+
+def _engine(case: Case) -> Iterator[Finding]:
+    spec, installed = spec_of(case), case.facts.installed
+    try:
+        engine = engine_of(case)
+    except CommandError as error:
+        yield found("engine-missing", problem=str(error))
+        return
+    try:
+        commands.door(spec, engine)
+        commands.build(spec, engine, _SOMEWHERE, case.facts.model.text or "model", installed)
+    except CommandError as error:
+        yield found("engine-settings", problem=str(error))
+        return
+    if engine == "command" and not case.facts.engine_program:
+        yield found("engine-command-missing", program=shlex.quote(case.settings.engine_command[0]))
+
+
+def _context(case: Case) -> Iterator[Finding]:
+    s, model = case.settings, case.facts.model.found
+    if model is None or model.context_length is None:
+        return
+    try:
+        engine = engine_of(case)
+    except CommandError:
+        return  # told already
+    by_total = engine == "llama-cpp-python" and s.ctx_size  # one request at a time: all of it is that request's
+    name, wanted = ("CTX_SIZE", s.ctx_size) if by_total else ("MAX_MODEL_LEN", s.max_model_len)
+    if wanted is not None and wanted > model.context_length:
+        level = BREAKS if engine == "vllm" else DOUBTFUL
+        yield found("context-too-long", level, name=name, wanted=wanted, model=model.name, trained=model.context_length)
+
+
+def _upstream(case: Case) -> Iterator[Finding]:
+    """Only what lies on this machine is looked at: whoever asks a fleet wakes it, and pays."""
+    host, port = config.host_and_port(case.settings.upstream_url or "")
+    if config.is_this_machine(host) and all(listener.port != port for listener in case.facts.listeners):
+        yield found("upstream-silent", port=port)
