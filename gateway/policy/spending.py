@@ -51,21 +51,12 @@ def renewal(month: str) -> float:
 class _Bill:
     """One key's, in this month."""
 
-    booked: int = 0
-    """Of requests that have ended, in the smallest parts."""
     running: int = 0
-    started: int = 0
-    """The sum of what `_paid` was when those that run began, or the month did."""
+    booked: int = 0
+    """What `_paid` was at each end of a request, less what it was at each beginning (or the month's, for those that ran
+    then): with `_paid` as it is now for each that runs, the bill in the smallest parts."""
     elsewhere: int = 0
     """Micro-dollars that other workers counted, or this one before it was restarted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """One request in flight. End it once."""
-
-    name: str
-    started: int
 
 
 class Spending:
@@ -84,8 +75,6 @@ class Spending:
         self._bills: dict[str, _Bill] = {}
         self._month = month_of(wall)
         self._ends = renewal(self._month)
-        self._paid_before = 0
-        """`_paid` when the month began."""
         self._before: tuple[str, dict[str, int]] | None = None
         """The month before this one, and what was spent in it."""
 
@@ -97,23 +86,20 @@ class Spending:
     def month(self) -> str:
         return self._month
 
-    def began(self, name: str, now: float, wall: float) -> Share:
+    def began(self, name: str, now: float, wall: float) -> None:
         """A request of this key is in flight from now on."""
         self._look(now, wall)
         bill = self._bill(name)
         bill.running += 1
-        bill.started += self._paid
+        bill.booked -= self._paid
         self._running += 1
-        return Share(name, self._paid)
 
-    def ended(self, share: Share, now: float) -> None:
-        """It is over."""
+    def ended(self, name: str, now: float) -> None:
+        """One of this key's is over. Once for each that began."""
         self._advance(now)
-        bill = self._bills[share.name]
-        started = max(share.started, self._paid_before)
-        bill.booked += self._paid - started
-        bill.started -= started
+        bill = self._bills[name]
         bill.running -= 1
+        bill.booked += self._paid
         self._running -= 1
 
     def spent(self, name: str, now: float, wall: float) -> int:
@@ -139,7 +125,7 @@ class Spending:
                 self._bill(name).elsewhere = amount
 
     def _spent(self, bill: _Bill) -> int:
-        return (bill.booked + bill.running * self._paid - bill.started) // _HOUR
+        return (bill.booked + bill.running * self._paid) // _HOUR
 
     def _bill(self, name: str) -> _Bill:
         bill = self._bills.get(name)
@@ -174,6 +160,5 @@ class Spending:
         """A new month: everybody at nothing; those in flight pay what comes from here."""
         self._before = (self._month, {name: self._spent(bill) for name, bill in self._bills.items()})
         self._month, self._ends = month, renewal(month)
-        self._paid_before = self._paid
         running = {name: bill.running for name, bill in self._bills.items() if bill.running}
-        self._bills = {name: _Bill(0, count, count * self._paid) for name, count in running.items()}
+        self._bills = {name: _Bill(count, -count * self._paid) for name, count in running.items()}

@@ -16,7 +16,7 @@ from typing import Final
 from gateway.errors import RETRY_AFTER_MAX, refuse
 from gateway.policy.keys import Key
 from gateway.policy.rates import Rate, Taken
-from gateway.policy.spending import Share, Spending, renewal
+from gateway.policy.spending import Spending, renewal
 from gateway.proxy.usage import Usage
 from gateway.records.spent import Elsewhere, Spent
 
@@ -88,11 +88,10 @@ def _adopted(rate: Rate | None, limit: int | None, now: int) -> Rate | None:
 class _Held(Grant):
     """What a request of a key with limits holds, or one whose share of the price is counted."""
 
-    __slots__ = ("_account", "_open", "_requests", "_share", "_spending", "_tokens", "headers")
+    __slots__ = ("_account", "_name", "_open", "_requests", "_spending", "_tokens", "headers")
 
-    def __init__(self, account: _Account | None, spending: Spending | None, share: Share | None) -> None:
-        self._account = account
-        self._spending, self._share = spending, share
+    def __init__(self, name: str, account: _Account | None, spending: Spending | None) -> None:
+        self._name, self._account, self._spending = name, account, spending
         self._requests: tuple[Rate, Taken] | None = None
         self._tokens: tuple[Rate, Taken] | None = None
         self._open = True
@@ -100,7 +99,7 @@ class _Held(Grant):
 
     def __repr__(self) -> str:
         requests, tokens = (taken and taken[1] for taken in (self._requests, self._tokens))
-        return f"<Grant {'open' if self._open else 'closed'}, requests {requests}, tokens {tokens}, {self._share}>"
+        return f"<Grant of {self._name!r}, {'open' if self._open else 'closed'}: requests {requests}, tokens {tokens}>"
 
     def take(self, account: _Account, tokens: int, now: int) -> None:
         """What is known to be there."""
@@ -121,8 +120,8 @@ class _Held(Grant):
                 rate, share = taken
                 kept = share.cost if said is None else said.total
                 rate.settle(share, kept if reached_engine else 0, tick)
-        if self._spending is not None and self._share is not None:
-            self._spending.ended(self._share, now)
+        if self._spending is not None:
+            self._spending.ended(self._name, now)
 
 
 def _take(rate: Rate | None, cost: int, now: int) -> tuple[Rate, Taken] | None:
@@ -160,8 +159,9 @@ class Quotas:
         if unlimited and self.spending is None:
             return FREE
         account = None if unlimited else self._let_in(key, tokens, _tick(now))
-        share = None if self.spending is None else self.spending.began(key.name, now, wall)
-        grant = _Held(account, self.spending, share)
+        if self.spending is not None:
+            self.spending.began(key.name, now, wall)
+        grant = _Held(key.name, account, self.spending)
         if account is not None:
             grant.take(account, max(1, tokens), _tick(now))
         return grant

@@ -21,6 +21,14 @@ def test_a_whole_periods_limit_may_be_taken_at_once_and_then_one_by_one() -> Non
     assert rate.take(1, 10_000) is None
 
 
+def test_a_rate_that_does_not_divide_the_period_lets_nobody_in_a_moment_early() -> None:
+    rate = Rate(7, MINUTE)
+    rate.take(7, 0)
+    assert rate.wait(1, 0) == 8_572  # 60,000 / 7 = 8,571.4
+    assert rate.take(1, 8_571) is None
+    assert rate.take(1, 8_572) is not None
+
+
 def test_whoever_is_refused_has_taken_nothing() -> None:
     rate = Rate(6, MINUTE)
     rate.take(6, 0)

@@ -170,6 +170,17 @@ def test_others_figures_are_read_again_now_and_then(folder: Path, keep: Callable
     until(lambda: keeper.elsewhere == Elsewhere("2026-11", {"ann": 5}))
 
 
+def test_its_own_figures_are_not_added_to_themselves(folder: Path, keep: Callable[..., Spent]) -> None:
+    """However often the files are read while it writes them."""
+    keeper = keep(read_every=0.001)
+    for amount in range(1, 6):
+        keeper.offer({"2026-11": {"ann": amount}})
+        until(lambda amount=amount: SpentFolder(folder, "w1").read().own == {"2026-11": {"ann": amount}})
+        before = keeper.elsewhere
+        until(lambda before=before: keeper.elsewhere is not before)
+    assert keeper.elsewhere == Elsewhere("2026-11", {})
+
+
 def test_a_volume_that_takes_nothing_is_told_of_and_written_to_when_it_is_back(
     folder: Path, keep: Callable[..., Spent]
 ) -> None:

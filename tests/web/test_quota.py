@@ -356,5 +356,5 @@ def test_their_reprs_tell_who_holds_what() -> None:
     quotas = Quotas()
     grant = admit(quotas, key(requests_per_minute=5, max_concurrent=2))
     assert re.search(r"1 keys, busy: \{'ann': .*1\.00 of 5 per 60000000 used", repr(quotas))
-    assert repr(grant).startswith("<Grant open, requests Taken(cost=1")
+    assert repr(grant).startswith("<Grant of 'ann', open: requests Taken(cost=1")
     assert repr(FREE) == "<Grant of no limits>"
