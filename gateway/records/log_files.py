@@ -99,12 +99,13 @@ def find(folder: Path, *, engine: bool = False) -> list[BootFiles]:
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
-def forwards(segment: Segment, piece_size: int = PIECE) -> Iterator[bytes]:
-    """Its lines from the first to the last, without their ends."""
+def forwards(segment: Segment, piece_size: int = PIECE, *, holding: bytes = b"") -> Iterator[bytes]:
+    """Its lines from the first to the last, without their ends. `holding`: whole pieces without it may be left out."""
     rest = b""
     for piece in _pieces(segment, piece_size):
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from lines
+        lines, end, rest = (rest + piece).rpartition(b"\n")
+        if end and holding in lines:
+            yield from lines.split(b"\n")
         if len(rest) > LONGEST:
             yield rest
             rest = b""
@@ -112,8 +113,8 @@ def forwards(segment: Segment, piece_size: int = PIECE) -> Iterator[bytes]:
         yield rest
 
 
-def backwards(segment: Segment, piece_size: int = PIECE) -> Iterator[bytes]:
-    """Its lines from the last to the first. Not for compressed ones, which can only be read from the front."""
+def backwards(segment: Segment, piece_size: int = PIECE, *, holding: bytes = b"") -> Iterator[bytes]:
+    """The same from the last to the first. Not for compressed ones, which can only be read from the front."""
     file = _open(segment)
     if file is None:
         return
@@ -126,9 +127,10 @@ def backwards(segment: Segment, piece_size: int = PIECE) -> Iterator[bytes]:
                 place -= 1
             while place:
                 start = max(0, place - piece_size)
-                first, *lines = (_read_at(file, start, place - start) + rest).split(b"\n")
-                yield from reversed(lines)
-                rest, place = first, start
+                rest, end, lines = (_read_at(file, start, place - start) + rest).partition(b"\n")
+                place = start
+                if end and holding in lines:
+                    yield from reversed(lines.split(b"\n"))
                 if len(rest) > LONGEST:
                     yield rest
                     rest = b""

@@ -80,15 +80,26 @@ class Wanted:
         """Whether a line that is not a request's cannot be meant."""
         return bool(self.key or self.outcome or self.route or self.model)
 
+    @property
+    def words(self) -> list[bytes]:
+        """What a line that is wanted must hold, as far as it stands in lines as it was asked."""
+        asked = (self.id, self.key, self.outcome, cut(self.model))
+        return [text.encode() for text in asked if text and _PLAIN.fullmatch(text)]
+
+    @property
+    def rarest(self) -> bytes:
+        """The one of them by which most can be passed over unread."""
+        return max(self.words, key=len, default=b"")
+
     def test(self) -> Callable[[str, bytes], bool]:
         """(time, line) → whether it is wanted. What must stand in the line is looked for before it is parsed."""
         since = iso(self.since) if self.since is not None else ""
-        plain = [t.encode() for t in (self.id, self.key, self.outcome, cut(self.model)) if t and _PLAIN.fullmatch(t)]
+        words = self.words
         if not self.id and not self.only_requests:
             return lambda at, raw: at >= since
 
         def test(at: str, raw: bytes) -> bool:
-            return at >= since and all(word in raw for word in plain) and self._is_meant(raw)
+            return at >= since and all(word in raw for word in words) and self._is_meant(raw)
 
         return test
 
@@ -155,10 +166,10 @@ def _last_of(boot: BootFiles, wanted: Wanted, count: int) -> list[Found]:
         missing = count - len(found)
         segment = as_it_is(segment)
         if segment.is_compressed:
-            kept = deque((line for line in _timed(boot, segment) if test(line.at, line.raw)), maxlen=missing)
+            kept = deque((line for line in _timed(boot, segment, wanted) if test(line.at, line.raw)), maxlen=missing)
             found.extendleft(reversed(kept))
             continue
-        for line in _timed_backwards(boot, segment):
+        for line in _timed_backwards(boot, segment, wanted):
             if test(line.at, line.raw):
                 found.appendleft(line)
                 if len(found) >= count:
@@ -200,7 +211,7 @@ def _push(
 def _lines_of(boot: BootFiles, wanted: Wanted) -> Iterator[Found]:
     for segment in boot.segments:
         if not _is_too_old(segment, wanted):
-            yield from _timed(boot, as_it_is(segment))
+            yield from _timed(boot, as_it_is(segment), wanted)
 
 
 def _is_too_old(segment: Segment, wanted: Wanted) -> bool:
@@ -213,17 +224,17 @@ def time_of(raw: bytes) -> str:
     return match[1].decode() if match else ""
 
 
-def _timed(boot: BootFiles, segment: Segment) -> Iterator[Found]:
+def _timed(boot: BootFiles, segment: Segment, wanted: Wanted) -> Iterator[Found]:
     """A line without a time belongs to the one before it."""
     at = boot.began
-    for raw in forwards(segment):
+    for raw in forwards(segment, holding=wanted.rarest):
         at = time_of(raw) or at
         yield Found(at, boot.stamp, raw)
 
 
-def _timed_backwards(boot: BootFiles, segment: Segment) -> Iterator[Found]:
+def _timed_backwards(boot: BootFiles, segment: Segment, wanted: Wanted) -> Iterator[Found]:
     belonging: list[bytes] = []
-    for raw in backwards(segment):
+    for raw in backwards(segment, holding=wanted.rarest):
         at = time_of(raw)
         if not at and len(belonging) < 1000:
             belonging.append(raw)

@@ -250,6 +250,15 @@ def test_following_filters_what_comes(data: Path, follow: Callable[..., Follower
     assert [json.loads(text)["request"] for text in follower.lines] == ["new-2", "new-4"]
 
 
+def test_the_engines_log_is_followed_too(data: Path, follow: Callable[..., Follower]) -> None:
+    follower = follow("--engine", "-n", "1")
+    follower.until("slot 1")
+    with (data / "logs" / "llama" / f"{NEW}_engine.txt").open("a") as file:
+        file.write("slot 2: done\n")
+    follower.until("slot 2")
+    assert follower.lines == [f"==> {NEW} <==", "\\x1b[2J\\xffslot 1: done", "slot 2: done"]
+
+
 def test_a_reader_that_has_seen_enough_ends_it_without_a_word(data: Path) -> None:
     """`wakegate logs | head -1`."""
     write(data / "logs" / "llama", NEW, *(line(f"x{number}") for number in range(5000)))

@@ -137,6 +137,17 @@ def test_from_the_end_it_is_the_same_lines_the_other_way_round(data: list[bytes]
     assert ahead == path.read_bytes().removesuffix(b"\n").split(b"\n") if data else not ahead
 
 
+def test_what_cannot_hold_a_word_is_passed_over_and_no_line_that_holds_it_is(volume: Volume) -> None:
+    volume.write(*(f"line {number} {'needle' if number % 100 == 0 else 'straw'}" for number in range(1000)))
+    segment = find(volume.folder)[0].segments[0]
+    for size in (7, 100, 300):
+        ahead = list(forwards(segment, size, holding=b"needle"))
+        back = list(backwards(segment, size, holding=b"needle"))
+        assert len(ahead) < 500 and len(back) < 500
+        for lines in (ahead, back[::-1]):
+            assert [line for line in lines if b"needle" in line] == [b"line %d needle" % n for n in range(0, 1000, 100)]
+
+
 def test_a_line_without_an_end_does_not_fill_the_memory(volume: Volume) -> None:
     with volume.live().open("wb") as file:
         file.write(b"x" * (3 * LONGEST) + b"\nshort\n")
