@@ -32,9 +32,11 @@ from gateway.policy.lifecycle.states import State
 from gateway.proxy.bodies import Bodies, BodyLimits
 from gateway.proxy.checker import Checker
 from gateway.proxy.checks import Rules, refused_fields
+from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records.console import Welcome, progress_line, ready_banner, request_line, say, set_up_logging, show
+from gateway.records.ended import Ended
 from gateway.records.metrics import Metrics, UpstreamFacts
 from gateway.records.starts import StartTimes
 from gateway.records.status import Status, StatusFile
@@ -306,8 +308,7 @@ class Gateway:
                 self.metrics.rejected(visit.code)
             return
         first = reply.first_byte_at - visit.began if reply.first_byte_at is not None else None
-        told = first if visit.outcome != "refused" else None  # how quickly one is refused says nothing of the model
-        self.metrics.ended(self.conductor.name, visit.route, visit.outcome, visit.code, told)
+        self.metrics.ended(self._what_ended(visit, reply, first))
         if self.settings.log_level in ("debug", "info"):
             say(
                 request_line(
@@ -326,6 +327,31 @@ class Gateway:
                     )
                 )
             )
+
+    def _what_ended(self, visit: Visit, reply: Reply, first: float | None) -> Ended:
+        usage = reply.usage
+        return Ended(
+            at=time.time(),
+            request_id=visit.request_id,
+            caller_id=visit.caller_id,
+            upstream=self.conductor.name,
+            key="",
+            route=visit.route,
+            model="",
+            status=reply.status,
+            outcome=visit.outcome,
+            code=visit.code,
+            ended_by="caller" if visit.outcome == "left" else "engine" if visit.outcome == "answered" else "gateway",
+            state="",
+            line=reply.timings.get("line", 0.0),
+            wake=reply.timings.get("wake", 0.0),
+            first_byte=first,
+            took=self._loop.time() - visit.began,
+            tokens_in=usage.prompt if usage else None,
+            tokens_out=usage.completion if usage else None,
+            bytes_in=0,
+            bytes_out=reply.bytes_sent,
+        )
 
     def _facts(self) -> Iterable[UpstreamFacts]:
         snapshot = self.conductor.snapshot()

@@ -1,4 +1,4 @@
-"""Write the pages of docs/reference/ from the code: settings, errors and log lines.
+"""Write the pages of docs/reference/ from the code: settings, errors, log lines and metrics.
 
 python scripts/make_reference.py          write them
 python scripts/make_reference.py --check  exit 1 when one is not up to date
@@ -8,14 +8,19 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
+from string import Formatter
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere, without being installed
 
 from gateway import kinds  # noqa: E402
 from gateway.config import FOREIGN, SETTINGS, Setting  # noqa: E402
+from gateway.doctor import findings  # noqa: E402
 from gateway.errors import CATALOGUE, RETRY_AFTER_MAX, Refusal  # noqa: E402
+from gateway.policy.lifecycle.states import State  # noqa: E402
+from gateway.records import metrics  # noqa: E402
 from gateway.records.lines import FIELDS  # noqa: E402
+from gateway.records.series import LONGEST_LABEL  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -73,7 +78,7 @@ LINES_OPENING = """\
 <!-- Generated from gateway/records/lines.py by scripts/make_reference.py. Change it there. -->
 
 When a request for the engine ends, one line says what became of it. `wakegate logs` shows and filters them
-([how](../how-to/troubleshooting.md)). Probes and pages have none.
+([how](../how-to/troubleshooting.md#what-happened-who-asked-what-it-cost)). Probes and pages have none.
 
 With `LOG_FORMAT=text` a line is a time and `name=value`:
 
@@ -97,6 +102,59 @@ def lines_page() -> str:
     """The whole of docs/reference/log-lines.md."""
     rows = ((code(field.name), field.sort, field.sentence) for field in FIELDS.values())
     return f"{LINES_OPENING}\n{table(('name', 'what it is', 'meaning'), rows)}"
+
+
+METRICS_OPENING = f"""\
+# Metrics
+
+<!-- Generated from gateway/records/metrics.py by scripts/make_reference.py. Change it there. -->
+
+What stands at `/metrics`, for Prometheus ([how to scrape it](../how-to/prometheus.md)). A scrape is no activity: it
+wakes nothing and keeps nothing awake.
+
+Counters begin at zero with each start of the gateway, as Prometheus expects. What nobody knows is not on the page:
+there is no last activity before the first request, and no progress where an engine tells none.
+
+Every label has few values. Upstreams, routes, models and keys are those of the configuration, never a caller's text;
+when there are too many, or one comes that is unknown, it is counted as `other`. A name longer than {LONGEST_LABEL}
+characters is cut. The page is at most {metrics.LARGEST_PAGE // 1024} KiB: what does not fit is left out, the last of
+this list first, and `wakegate_metrics_left_out` says how many are.
+"""
+
+
+DOCTOR_OPENING = """\
+# What `wakegate doctor` finds
+
+<!-- Generated from gateway/doctor/findings.py by scripts/make_reference.py. Change it there. -->
+
+Every finding has a stable code: match on it in `wakegate doctor --json`. How to use it:
+[have the installation looked at](../how-to/doctor.md).
+
+A finding **breaks** when the gateway would not serve, or would cost money that nobody meant to spend; then the exit code
+is 1. **doubtful** works and was probably not meant. A **note** is good to know. Where a finding has two levels, it
+depends on the place: on a rented worker more breaks than at home. Words in *italics* are filled in.
+"""
+
+
+def doctor_page() -> str:
+    """The whole of docs/reference/doctor.md."""
+    parts = [DOCTOR_OPENING]
+    for theme in findings.THEMES:
+        rows = (doctor_row(name, kind) for name, kind in findings.CATALOGUE.items() if kind.theme == theme)
+        title = f"## {theme[0].upper()}{theme[1:]}\n"
+        parts += [title, table(("code", "level", "what it says", "why it matters", "what to type"), rows)]
+    return "\n".join(parts)
+
+
+def doctor_row(name: str, kind: findings.Kind) -> tuple[str, ...]:
+    cure = filled(kind.cure, "<{}>")
+    shown = "as it depends" if kind.cure == "{cure}" else code(cure)
+    return code(name), ", ".join(kind.levels), filled(kind.what, "*{}*"), filled(kind.why, "*{}*"), shown
+
+
+def filled(template: str, mark: str) -> str:
+    """A template with the names of its values, marked, in their places."""
+    return "".join(text + (mark.format(name) if name else "") for text, name, _, _ in Formatter().parse(template))
 
 
 def settings_page() -> str:
@@ -150,6 +208,44 @@ def error_row(name: str) -> tuple[str, ...]:
     return str(kind.status), code(name), code(kind.type), code(retry) if retry else "not sent", kind.meaning + closes
 
 
+def metrics_page() -> str:
+    """The whole of docs/reference/metrics.md."""
+    rows = [
+        (code(each.name), each.kind, ", ".join(map(code, each.labels)), each.meaning)
+        for each in metrics.Metrics().described
+    ]
+    words = (
+        ("`outcome` of requests", metrics.OUTCOMES),
+        ("`outcome` of starts", metrics.START_OUTCOMES),
+        ("`phase` of starts", metrics.PHASES),
+        ("`reason` of engine ends", metrics.ENDS),
+        ("`reason` of auth failures", metrics.AUTH_FAILURES),
+        ("`what` of reloads", metrics.RELOADED),
+        ("`state`", tuple(State)),
+    )
+    buckets = (
+        ("wakegate_time_to_first_byte_seconds", metrics.FIRST_BYTE_BUCKETS),
+        ("wakegate_request_duration_seconds", metrics.TOOK_BUCKETS),
+        ("wakegate_queue_wait_seconds", metrics.WAIT_BUCKETS),
+        ("wakegate_wake_wait_seconds", metrics.WAIT_BUCKETS),
+        ("wakegate_cold_start_seconds", metrics.START_BUCKETS),
+        ("wakegate_output_tokens_per_second", metrics.SPEED_BUCKETS),
+    )
+    return "\n".join(
+        [
+            METRICS_OPENING,
+            table(("name", "type", "labels", "what it is"), rows),
+            "## Words of the labels\n",
+            "`code` is one of [our errors](errors.md), or the engine's own status (`400`, `4xx`, …).\n",
+            table(("label", "words"), ((label, ", ".join(map(code, said))) for label, said in words)),
+            "## Buckets\n",
+            table(
+                ("histogram", "at most"), ((code(name), ", ".join(f"{b:g}" for b in said)) for name, said in buckets)
+            ),
+        ]
+    )
+
+
 def code(text: str) -> str:
     return f"`{text}`"
 
@@ -168,6 +264,8 @@ PAGES = {
     REFERENCE / "settings.md": settings_page,
     REFERENCE / "errors.md": errors_page,
     REFERENCE / "log-lines.md": lines_page,
+    REFERENCE / "doctor.md": doctor_page,
+    REFERENCE / "metrics.md": metrics_page,
 }
 
 

@@ -480,7 +480,10 @@ test_tools='
   pgrep       procps      the tests of the end look for what is left
   strace      strace      the tests of writes count system calls, and make them fail
   unshare     util-linux  start.sh as process 1
+  mount       mount       volumes that fill, vanish and come back
+  faketime    faketime    logs that grow old
   setpriv     util-linux  tests as somebody who is not root
+  promtool    prometheus  lints the metrics and their alerts; its Prometheus scrapes a worker
   curl        curl        the README pastes it
   shellcheck  shellcheck  for make check
 '
@@ -497,6 +500,7 @@ set_up_for_tests() {
   fi
   if ((${#missing[@]})); then
     open_log
+    keep_from_starting "${missing[@]}"
     need "The tests need ${missing[*]}" "${missing[@]}"
     close_log
   fi
@@ -504,6 +508,12 @@ set_up_for_tests() {
   known_python || ensure_python
   choose
   has_test_packages || set_up llama demo test check
+}
+
+keep_from_starting() { # PACKAGE…: Debian starts the services that it installs, and nobody asked for a Prometheus on port 9090
+  if [[ " $* " == *" prometheus "* ]] && ((EUID == 0)) && hash systemctl 2>/dev/null; then
+    systemctl mask prometheus.service >>"$log" 2>&1 || true
+  fi
 }
 
 has_test_packages() { known_python && has base llama demo test check; }

@@ -1,4 +1,4 @@
-"""What Prometheus reads: its format, its names, and that no stranger can make it grow."""
+"""What Prometheus reads: its format, its names, what is counted where, and that no stranger can make it grow."""
 
 import random
 import re
@@ -9,11 +9,25 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.errors import CATALOGUE
 from gateway.policy.lifecycle.states import State
-from gateway.records.metrics import CODES, Metrics, UpstreamFacts, bounded
+from gateway.records.metrics import (
+    AUTH_FAILURES,
+    CODES,
+    ENDS,
+    LARGEST_PAGE,
+    OUTCOMES,
+    PHASES,
+    START_OUTCOMES,
+    Metrics,
+    bounded,
+)
+from gateway.records.readings import ProcessFacts, UpstreamFacts
 from gateway.web.routes import INFERENCE
+from tests.support.ends import ended, refused
 from tests.support.house import CHAT, house
 
-FACTS = UpstreamFacts("default", State.STARTING, 2, 3, 4, 12.5, 0.43)
+FACTS = UpstreamFacts("default", State.STARTING, 2, 3, 4, 12.5, 0.43, 300.0, 60.0, {State.READY: 60.0})
+PROCESS = ProcessFacts(0.2, 0.01, 1, 2, 300, 5, 80_000_000, True)
+ROUTES = [route.path for route in INFERENCE]
 
 
 def families(metrics: Metrics) -> dict[str, Metric]:
@@ -28,23 +42,36 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
     return None
 
 
-@pytest.fixture
-def busy() -> Metrics:
-    """One that has seen something of everything."""
-    metrics = Metrics()
+def tell_everything(metrics: Metrics) -> None:
+    """Something of everything that can happen."""
     metrics.watch(lambda: [FACTS])
-    metrics.ended("default", "/v1/chat/completions", "answered", "", 0.03)
-    metrics.ended("default", "/v1/chat/completions", "refused", "queue_full", None)
+    metrics.watch_process(lambda: PROCESS)
+    metrics.ended(ended(wake=0.5, line=0.1))
+    metrics.ended(refused("queue_full"))
     metrics.rejected("route_not_found")
     metrics.surrogates.inc(3)
+    metrics.auth_failed("wrong")
+    metrics.reloaded("keys", True)
+    metrics.start_began("default")
+    metrics.start_ended("default", "ready", {"booting": 1.5, "loading": 4.0})
+    metrics.engine_ended("default", "crashed")
+
+
+@pytest.fixture
+def busy() -> Metrics:
+    metrics = Metrics(models=["org/model-a"], key_names=True, version="1.2.3")
+    tell_everything(metrics)
     return metrics
+
+
+# --- The page -------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_is_one_that_prometheus_reads(busy: Metrics) -> None:
     text = busy.page().decode()
     assert text.endswith("\n")
     for family in families(busy).values():
-        assert family.type in ("counter", "gauge", "histogram"), family
+        assert family.type in ("counter", "gauge", "histogram", "summary"), family
         assert f"# TYPE {family.name}" in text and family.documentation.endswith(".")
 
 
@@ -55,27 +82,82 @@ def test_names_follow_the_conventions(busy: Metrics) -> None:
             if family.type == "counter":
                 assert each.name.endswith("_total")
             assert not each.name.endswith("_created")
-        if "time" in family.name or "age" in family.name:
-            assert family.name.endswith("_seconds"), "base units"
+        if re.search(r"_(age|time|wait|lag|duration)(_|$)", family.name):
+            assert "_seconds" in family.name, "base units"
 
 
 def test_the_names_and_labels_are_these(busy: Metrics) -> None:
     """A name that changes breaks somebody's dashboard."""
     assert {
-        family.name: sorted({label for each in family.samples for label in each.labels})
+        family.name: " ".join(sorted({label for each in family.samples for label in each.labels}))
         for family in families(busy).values()
     } == {
-        "wakegate_requests": ["code", "outcome", "route", "upstream"],
-        "wakegate_time_to_first_byte_seconds": ["le", "route", "upstream"],
-        "wakegate_http_rejects": ["code"],
-        "wakegate_lone_surrogates": [],
-        "wakegate_state": ["state", "upstream"],
-        "wakegate_requests_in_flight": ["upstream"],
-        "wakegate_requests_waiting": ["upstream"],
-        "wakegate_starts": ["upstream"],
-        "wakegate_last_activity_age_seconds": ["upstream"],
-        "wakegate_loading_ratio": ["upstream"],
+        "wakegate_build_info": "python version",
+        "wakegate_state": "state upstream",
+        "wakegate_requests_in_flight": "upstream",
+        "wakegate_requests_waiting": "upstream",
+        "wakegate_starts": "upstream",
+        "wakegate_last_activity_age_seconds": "upstream",
+        "wakegate_idle_stop_in_seconds": "upstream",
+        "wakegate_ready_age_seconds": "upstream",
+        "wakegate_loading_ratio": "upstream",
+        "wakegate_state_seconds": "state upstream",
+        "wakegate_requests": "outcome route upstream",
+        "wakegate_request_errors": "code upstream",
+        "wakegate_http_rejects": "code",
+        "wakegate_heartbeat_age_seconds": "",
+        "wakegate_event_loop_lag_seconds": "",
+        "wakegate_event_loop_stalls": "",
+        "wakegate_log_lines_dropped": "",
+        "wakegate_log_bytes_dropped": "",
+        "wakegate_connections_open": "",
+        "wakegate_resident_memory_bytes": "",
+        "wakegate_keys_file_ok": "",
+        "wakegate_starts_ended": "outcome upstream",
+        "wakegate_engine_ends": "reason upstream",
+        "wakegate_auth_failures": "reason",
+        "wakegate_config_reloads": "result what",
+        "wakegate_lone_surrogates": "",
+        "wakegate_input_tokens": "upstream",
+        "wakegate_output_tokens": "upstream",
+        "wakegate_request_body_bytes": "upstream",
+        "wakegate_response_body_bytes": "upstream",
+        "wakegate_time_to_first_byte_seconds": "le route upstream",
+        "wakegate_queue_wait_seconds": "le upstream",
+        "wakegate_wake_wait_seconds": "le upstream",
+        "wakegate_cold_start_seconds": "le upstream",
+        "wakegate_cold_start_phase_seconds": "phase upstream",
+        "wakegate_output_tokens_per_second": "le upstream",
+        "wakegate_request_duration_seconds": "le route upstream",
+        "wakegate_model_requests": "model",
+        "wakegate_model_input_tokens": "model",
+        "wakegate_model_output_tokens": "model",
+        "wakegate_key_requests": "key",
+        "wakegate_key_input_tokens": "key",
+        "wakegate_key_output_tokens": "key",
+        "wakegate_metrics_left_out": "",
     }
+
+
+def test_a_fresh_gateway_says_zero_where_something_bad_may_come() -> None:
+    """The first failure is an increase only if there was a zero before it."""
+    metrics = Metrics(routes=ROUTES)
+    for route in ROUTES:
+        for outcome in OUTCOMES:
+            assert sample(metrics, "wakegate_requests_total", route=route, outcome=outcome) == 0
+    for reason in AUTH_FAILURES:
+        assert sample(metrics, "wakegate_auth_failures_total", reason=reason) == 0
+    assert sample(metrics, "wakegate_config_reloads_total", what="keys", result="failed") == 0
+    metrics.start_began("default")
+    assert {sample(metrics, "wakegate_starts_ended_total", outcome=outcome) for outcome in START_OUTCOMES} == {0}
+    assert {sample(metrics, "wakegate_engine_ends_total", reason=reason) for reason in ENDS} == {0}
+
+
+def test_what_runs_is_said() -> None:
+    assert sample(Metrics(version="1.2.3"), "wakegate_build_info", version="1.2.3") == 1
+
+
+# --- What is so -----------------------------------------------------------------------------------------------------
 
 
 def test_the_gauges_say_what_the_upstream_says_at_the_scrape(busy: Metrics) -> None:
@@ -85,14 +167,29 @@ def test_the_gauges_say_what_the_upstream_says_at_the_scrape(busy: Metrics) -> N
     assert sample(busy, "wakegate_requests_waiting", upstream="default") == 3
     assert sample(busy, "wakegate_starts_total", upstream="default") == 4
     assert sample(busy, "wakegate_last_activity_age_seconds") == 12.5
+    assert sample(busy, "wakegate_idle_stop_in_seconds") == 300
+    assert sample(busy, "wakegate_ready_age_seconds") == 60
     assert sample(busy, "wakegate_loading_ratio") == 0.43
+    assert sample(busy, "wakegate_state_seconds_total", state="ready") == 60
+
+
+def test_the_gauges_say_what_the_gateway_says_of_itself(busy: Metrics) -> None:
+    assert sample(busy, "wakegate_heartbeat_age_seconds") == 0.2
+    assert sample(busy, "wakegate_event_loop_lag_seconds") == 0.01
+    assert sample(busy, "wakegate_event_loop_stalls_total") == 1
+    assert sample(busy, "wakegate_log_lines_dropped_total") == 2
+    assert sample(busy, "wakegate_log_bytes_dropped_total") == 300
+    assert sample(busy, "wakegate_connections_open") == 5
+    assert sample(busy, "wakegate_resident_memory_bytes") == 80_000_000
+    assert sample(busy, "wakegate_keys_file_ok") == 1
 
 
 def test_what_nobody_knows_is_absent() -> None:
     metrics = Metrics()
     metrics.watch(lambda: [UpstreamFacts("default", State.STOPPED, 0, 0, 0, None, None)])
-    assert sample(metrics, "wakegate_last_activity_age_seconds") is None
-    assert sample(metrics, "wakegate_loading_ratio") is None
+    page = metrics.page().decode()
+    for name in ("last_activity_age", "loading_ratio", "idle_stop_in", "ready_age", "heartbeat_age", "keys_file_ok"):
+        assert f"wakegate_{name}" not in page
 
 
 def test_several_upstreams_are_told_apart() -> None:
@@ -102,15 +199,138 @@ def test_several_upstreams_are_told_apart() -> None:
     assert sample(metrics, "wakegate_state", upstream="other", state="ready") == 1
 
 
-def test_a_request_that_ended_is_counted_and_its_first_byte_timed() -> None:
+# --- What happened --------------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_was_answered_is_counted_and_timed() -> None:
     metrics = Metrics()
-    metrics.ended("default", "/v1/embeddings", "answered", "", 0.03)
-    metrics.ended("default", "/v1/embeddings", "left", "", None)
+    metrics.ended(ended(route="/v1/embeddings", first_byte=0.03, took=2.0, bytes_in=120, bytes_out=900))
     assert sample(metrics, "wakegate_requests_total", outcome="answered", route="/v1/embeddings") == 1
-    assert sample(metrics, "wakegate_requests_total", outcome="left") == 1
     assert sample(metrics, "wakegate_time_to_first_byte_seconds_count", route="/v1/embeddings") == 1
     assert sample(metrics, "wakegate_time_to_first_byte_seconds_bucket", le="0.025") == 0
     assert sample(metrics, "wakegate_time_to_first_byte_seconds_bucket", le="0.05") == 1
+    assert sample(metrics, "wakegate_request_duration_seconds_sum") == 2
+    assert sample(metrics, "wakegate_request_body_bytes_total") == 120
+    assert sample(metrics, "wakegate_response_body_bytes_total") == 900
+    assert sample(metrics, "wakegate_request_errors_total") is None
+
+
+def test_a_refusal_says_nothing_of_the_models_speed() -> None:
+    metrics = Metrics()
+    metrics.ended(refused("queue_full"))
+    assert sample(metrics, "wakegate_requests_total", outcome="refused") == 1
+    assert sample(metrics, "wakegate_request_errors_total", code="queue_full") == 1
+    for name in ("time_to_first_byte_seconds", "request_duration_seconds", "queue_wait_seconds"):
+        assert sample(metrics, f"wakegate_{name}_count") == 0
+
+
+def test_a_refusal_after_a_wait_in_line_is_a_wait() -> None:
+    metrics = Metrics()
+    metrics.ended(refused("queue_timeout", line=300.0))
+    assert sample(metrics, "wakegate_queue_wait_seconds_sum") == 300
+
+
+def test_whoever_left_is_counted_and_its_time_is_not_that_of_an_answer() -> None:
+    metrics = Metrics()
+    metrics.ended(ended(outcome="left", first_byte=None, status=0))
+    assert sample(metrics, "wakegate_requests_total", outcome="left") == 1
+    assert sample(metrics, "wakegate_time_to_first_byte_seconds_count") == 0
+    assert sample(metrics, "wakegate_request_duration_seconds_count") == 0
+
+
+def test_the_engines_own_status_is_a_code_of_an_answer() -> None:
+    metrics = Metrics()
+    metrics.ended(ended(status=400, code="400"))
+    assert sample(metrics, "wakegate_requests_total", outcome="answered") == 1
+    assert sample(metrics, "wakegate_request_errors_total", code="400") == 1
+
+
+def test_only_cold_callers_are_in_the_time_that_waking_took() -> None:
+    metrics = Metrics()
+    metrics.ended(ended())
+    metrics.ended(ended(wake=40.0, took=42.0))
+    assert sample(metrics, "wakegate_wake_wait_seconds_count") == 1
+    assert sample(metrics, "wakegate_wake_wait_seconds_sum") == 40
+
+
+def test_tokens_are_counted_where_the_engine_said_them() -> None:
+    metrics = Metrics()
+    metrics.ended(ended(tokens_in=7, tokens_out=30, line=1.0, wake=2.0, took=6.0))
+    metrics.ended(ended(tokens_in=None, tokens_out=None))
+    assert sample(metrics, "wakegate_input_tokens_total") == 7
+    assert sample(metrics, "wakegate_output_tokens_total") == 30
+    assert sample(metrics, "wakegate_output_tokens_per_second_count") == 1
+    assert sample(metrics, "wakegate_output_tokens_per_second_sum") == 10, "by the time that it was its turn"
+
+
+def test_models_are_those_of_the_configuration() -> None:
+    metrics = Metrics(models=["org/model-a", "org/model-b"])
+    metrics.ended(ended(model="org/model-a", tokens_in=5, tokens_out=6))
+    metrics.ended(ended(model="a stranger's text"))
+    assert sample(metrics, "wakegate_model_requests_total", model="org/model-a") == 1
+    assert sample(metrics, "wakegate_model_input_tokens_total", model="org/model-a") == 5
+    assert sample(metrics, "wakegate_model_output_tokens_total", model="org/model-a") == 6
+    assert sample(metrics, "wakegate_model_requests_total", model="org/model-b") == 0
+    assert sample(metrics, "wakegate_model_requests_total", model="other") == 1
+
+
+def test_without_a_configured_model_there_is_no_series_by_model() -> None:
+    metrics = Metrics()
+    metrics.ended(ended())
+    assert b"wakegate_model" not in metrics.page()
+
+
+def test_the_33rd_model_is_among_the_others() -> None:
+    metrics = Metrics(models=[f"m{number}" for number in range(33)])
+    metrics.ended(ended(model="m32"))
+    assert sample(metrics, "wakegate_model_requests_total", model="m32") is None
+    assert sample(metrics, "wakegate_model_requests_total", model="other") == 1
+
+
+def test_key_names_are_not_on_the_page_unless_asked_for() -> None:
+    metrics = Metrics()
+    metrics.ended(ended(key="team-a"))
+    assert b"team-a" not in metrics.page()
+
+
+def test_the_65th_key_is_among_the_others() -> None:
+    metrics = Metrics(key_names=True)
+    for number in range(70):
+        metrics.ended(ended(key=f"key-{number}"))
+    metrics.ended(ended(key="key-63"))
+    metrics.ended(ended(key=""))
+    assert sample(metrics, "wakegate_key_requests_total", key="key-63") == 2
+    assert sample(metrics, "wakegate_key_requests_total", key="other") == 6
+    assert len(families(metrics)["wakegate_key_requests"].samples) == 65
+
+
+def test_starts_are_counted_by_what_came_of_them_and_timed_by_phase() -> None:
+    metrics = Metrics()
+    metrics.start_began("default")
+    metrics.start_ended("default", "failed", {"booting": 3.0})
+    metrics.start_ended("default", "ready", {"booting": 1.0, "loading": 4.0, "dancing": 2.0})
+    assert sample(metrics, "wakegate_starts_ended_total", outcome="failed") == 1
+    assert sample(metrics, "wakegate_starts_ended_total", outcome="ready") == 1
+    assert sample(metrics, "wakegate_cold_start_seconds_sum") == 7, "a start that failed is no measure of one"
+    assert sample(metrics, "wakegate_cold_start_phase_seconds_sum", phase="loading") == 4
+    assert sample(metrics, "wakegate_cold_start_phase_seconds_sum", phase="other") == 2
+    assert sample(metrics, "wakegate_cold_start_phase_seconds_count", phase="booting") == 1
+
+
+@pytest.mark.parametrize("word", ["", "no such word", 'evil"} 1\nfake{x="'])
+def test_a_word_that_is_none_of_ours_is_other(word: str) -> None:
+    metrics = Metrics()
+    metrics.auth_failed(word)
+    metrics.reloaded(word, False)
+    metrics.start_ended("default", word, {})
+    metrics.engine_ended("default", word)
+    assert sample(metrics, "wakegate_auth_failures_total", reason="other") == 1
+    assert sample(metrics, "wakegate_config_reloads_total", what="other", result="failed") == 1
+    assert sample(metrics, "wakegate_starts_ended_total", outcome="other") == 1
+    assert sample(metrics, "wakegate_engine_ends_total", reason="other") == 1
+
+
+# --- No stranger makes it grow --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -137,6 +357,88 @@ def test_a_million_codes_make_no_series() -> None:
     assert labels <= CODES | {"4xx", "5xx", "other"}
 
 
+def everything(metrics: Metrics, *, upstreams: int, routes: list[str], models: list[str], keys: list[str]) -> None:
+    """Every label that there may be has been used."""
+    metrics.watch(
+        lambda: [
+            UpstreamFacts(f"upstream-{n}", State.READY, 10**4, 10**4, 10**6, 1e6 / 3, 1 / 3, 1e6 / 3, 1e6 / 3, SPENT)
+            for n in range(upstreams)
+        ]
+    )
+    metrics.watch_process(lambda: ProcessFacts(1 / 3, 1 / 3, 10**6, 10**9, 10**12, 2000, 10**11, True))
+    codes = [*CODES, "4xx", "5xx", "other"]
+    for reason in AUTH_FAILURES:
+        metrics.auth_failed(reason)
+    for what in ("keys", "tls", "other"):
+        metrics.reloaded(what, False)
+    for number in range(upstreams):
+        name = f"upstream-{number}"
+        metrics.start_began(name)
+        metrics.start_ended(name, "ready", dict.fromkeys(PHASES, 1e4 / 3))
+        for route in routes:
+            for outcome in OUTCOMES:
+                metrics.ended(
+                    ended(upstream=name, route=route, outcome=outcome, took=1e6 / 3, wake=1e3 / 3, line=1e3 / 3)
+                )
+        for code in codes:
+            metrics.rejected(code)
+            for outcome in ("answered", "refused", "failed"):
+                metrics.ended(ended(upstream=name, outcome=outcome, code=code, tokens_in=10**9, bytes_out=10**12))
+    for model in models:
+        metrics.ended(ended(upstream="upstream-0", model=model))
+    for key in keys:
+        metrics.ended(ended(upstream="upstream-0", key=key))
+
+
+SPENT = dict.fromkeys(State, 1e7 / 3)
+MODELS = [f"organisation-{number}/some-model-7B-instruct-GGUF" for number in range(32)]
+KEYS = [f"team-{number}-production" for number in range(64)]
+
+
+def test_32_models_64_keys_and_everything_else_used_fit_whole() -> None:
+    metrics = Metrics(models=MODELS, key_names=True, routes=ROUTES, upstream="upstream-0")
+    everything(metrics, upstreams=1, routes=ROUTES, models=MODELS, keys=KEYS)
+    assert len(metrics.page()) < LARGEST_PAGE
+    assert sample(metrics, "wakegate_metrics_left_out") == 0
+
+
+@pytest.mark.parametrize(
+    ("upstreams", "paths", "models", "keys"),
+    [
+        (1, [*ROUTES, *(f"/allowed/{'x' * 300}/{n}" for n in range(200))], MODELS, KEYS),
+        (32, ROUTES, MODELS, KEYS),
+        (300, ROUTES, MODELS, KEYS),
+        (1, ROUTES, ["m" * 3000 + str(n) for n in range(100)], ["ключ" * 1000 + str(n) for n in range(100)]),
+    ],
+    ids=["many allowed paths", "32 upstreams", "300 upstreams", "long names"],
+)
+def test_whatever_is_configured_the_page_stays_within_64_kib(
+    upstreams: int, paths: list[str], models: list[str], keys: list[str]
+) -> None:
+    metrics = Metrics(models=models, key_names=True, routes=paths)
+    everything(metrics, upstreams=upstreams, routes=paths, models=models, keys=keys)
+    assert len(metrics.page()) <= LARGEST_PAGE
+    assert sample(metrics, "wakegate_build_info") == 1
+
+
+def test_what_does_not_fit_is_left_out_from_the_end_and_said_and_stays_out() -> None:
+    names = [f"{'k' * 70}-{number}" for number in range(64)]
+    facts = [UpstreamFacts(f"upstream-{n}", State.READY, 1, 0, 1, None, None, state_seconds=SPENT) for n in range(40)]
+    metrics = Metrics(models=names, key_names=True)
+    metrics.watch(lambda: facts)
+    for name in names:
+        metrics.ended(ended(key=name, model=name))
+    page = metrics.page()
+    assert len(page) <= LARGEST_PAGE
+    assert b"wakegate_state{" in page and b"wakegate_requests_total{" in page
+    assert b"wakegate_key_output_tokens_total" not in page
+    left_out = sample(metrics, "wakegate_metrics_left_out")
+    assert left_out and left_out >= 1
+    facts.clear()
+    assert b"wakegate_key_output_tokens_total" not in metrics.page()
+    assert sample(metrics, "wakegate_metrics_left_out") == left_out
+
+
 def test_whatever_happens_on_one_route_the_page_stays_small() -> None:
     metrics = Metrics()
     metrics.watch(lambda: [FACTS])
@@ -144,20 +446,9 @@ def test_whatever_happens_on_one_route_the_page_stays_small() -> None:
     codes = [*CATALOGUE, *(str(status) for status in range(1000)), *(chance.randbytes(4).hex() for _ in range(1000))]
     for code in codes:
         metrics.rejected(code)
-        for outcome in ("answered", "refused", "failed", "left"):
-            metrics.ended("default", "/v1/chat/completions", outcome, code, 1.0)
+        for outcome in OUTCOMES:
+            metrics.ended(ended(outcome=outcome, code=code, model=code))
     assert len(metrics.page()) < 32 * 1024
-
-
-def test_every_route_in_ordinary_trouble_stays_under_64_kib() -> None:
-    metrics = Metrics()
-    metrics.watch(lambda: [FACTS])
-    for route in INFERENCE:
-        for code in CATALOGUE:
-            metrics.ended("default", route.path, "failed" if code.startswith("backend_") else "refused", code, 0.1)
-        for code in ("", "400", "404", "500", "503"):
-            metrics.ended("default", route.path, "answered", code, 0.1)
-    assert len(metrics.page()) < 64 * 1024
 
 
 async def test_strangers_with_odd_paths_and_names_make_no_series() -> None:

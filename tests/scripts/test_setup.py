@@ -295,3 +295,10 @@ def test_a_python_built_with_pgo_is_preferred_then_the_newest(bash):
     fake("python3.12", 1112)
     fake("python3.13", 113)  # PGO, but without venv
     assert bash("find_python; echo $base_python", PATH=f"{bash.root}/bin") == "/fake/python3.12"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs anything")
+def test_a_service_that_the_tests_bring_is_kept_from_starting(bash):
+    tool(bash.root, "systemctl", 'echo "$@" >>"$HOME/told"; exit 1')
+    assert bash('log=/dev/null; keep_from_starting shellcheck; cat "$HOME/told" 2>/dev/null; echo') == ""
+    assert bash('log=/dev/null; keep_from_starting make prometheus; cat "$HOME/told"') == "mask prometheus.service"
