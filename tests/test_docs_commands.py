@@ -143,8 +143,8 @@ class Reader:
             ["bash", "-euc", asking], cwd=self.folder, env=self._shell, check=True, capture_output=True, text=True
         ).stdout
         pairs = (entry.partition("=") for entry in said.split("\0") if entry)
-        own = {*self._fresh, "_", "PWD", "SHLVL", "OLDPWD", "API_KEY"}
-        return {name: value for name, _, value in pairs if name not in own}
+        own = {"_", "PWD", "SHLVL", "OLDPWD", "API_KEY"}
+        return {name: value for name, _, value in pairs if name not in own and value != self._fresh.get(name)}
 
     def _start(self, settings: dict[str, str]) -> None:
         port = settings.get("PORT", self._ports["8000"])
