@@ -6,6 +6,7 @@ something that was given is wrong. What is wrong is one line.
 """
 
 import json
+import re
 import secrets
 import sys
 import time
@@ -20,6 +21,7 @@ import typer
 from gateway import kinds
 from gateway.config import Settings
 from gateway.policy.keys import MOMENT_ALLOWED, Key, digest_of, parse_moment, spell_moment
+from gateway.policy.spending import problem
 from gateway.web import keydisk, keyfile
 from gateway.web.auth import FIRST_KEY
 from gateway.web.keyfile import NotEditable, Reading
@@ -44,8 +46,12 @@ def new(
     max_concurrent: Annotated[str | None, typer.Option(metavar="N", help="Requests at once.")] = None,
     monthly_spend: Annotated[str | None, typer.Option(metavar="DOLLARS", help="In a calendar month, UTC.")] = None,
     expires: Expires = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model that it may ask for, more than once for several. Without: all.")] = None,
-    route: Annotated[list[str] | None, typer.Option(help="A path that it may use, more than once for several. Without: all.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model that it may ask for, more than once for several. Without: all.")
+    ] = None,
+    route: Annotated[
+        list[str] | None, typer.Option(help="A path that it may use, more than once for several. Without: all.")
+    ] = None,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never to a fallback paid per token.")] = False,
 ) -> None:
     """Make a key. It is printed once, alone on standard output; the file gets its hash."""
@@ -64,11 +70,14 @@ def new(
         models=frozenset(_parsed("--model", each, kinds.TEXT) for each in model or ()),
         routes=frozenset(_parsed("--route", each, kinds.PATH) for each in route or ()),
     )
-    place = _place(context.obj())
+    settings = context.obj()
+    place = _place(settings)
     with _editing(place) as edit:
         if any(known.name == name for known in edit.keys):
             raise _stop(_WRONG, f"{name} is there already; `wakegate keys rotate {name}` gives it a new key")
         edit.save([*edit.keys, key])
+    if (lacks := problem([key], settings.hourly_price)) is not None:
+        _say(f"warning: {lacks}")
     _hand_over(secret, f"{name} is in {place.path}; this is its key, which is shown only now.", place)
 
 
@@ -155,7 +164,7 @@ def import_(
         taken = [key for key in reading.keys if key.name not in known]
         edit.save([*edit.keys, *taken])
     there = "" if len(taken) == len(reading.keys) else "; the others were there already"
-    _say(f"{len(taken)} of {len(reading.keys)} keys taken over into {target.path}{there}.")
+    _say(f"{len(taken)} of {len(reading.keys)} keys taken over into {target.path}{there}")
     if not target.is_set:
         _say(f"Set {NAME}={target.path}")
     if reading.clear:
@@ -185,11 +194,14 @@ def check(
         _say(f"{NAME} is not set, and {place.path} is not there: there is nothing to check.")
         return
     _refuse(place.path, keyfile.clashes(reading.keys, (key for key in _own_keys(settings) if key.name != "admin")))
+    if (lacks := problem(reading.keys, settings.hourly_price)) is not None:
+        _refuse(place.path, (lacks,))
     for line in keydisk.take(place.path).doubts(clear=bool(reading.clear)):
         _say(f"warning: {place.path}: {line}")
     ended = [key.name for key in reading.keys if key.has_expired(time.time())]
     over = f", expired: {', '.join(ended)}" if ended else ""
-    typer.echo(f"{place.path} is right: {len(reading.keys)} keys{over}")
+    count = f"{len(reading.keys)} {'key' if len(reading.keys) == 1 else 'keys'}"
+    typer.echo(f"{place.path} is right: {count}{over}")
 
 
 # --- Where the keys are -----------------------------------------------------------------------------------------------
@@ -233,8 +245,8 @@ def _read(path: Path) -> Reading:
 
 
 def _refuse(path: Path, problems: tuple[str, ...]) -> None:
-    for problem in problems[:-1]:
-        _say(f"{path}: {problem}")
+    for each in problems[:-1]:
+        _say(f"{path}: {each}")
     if problems:
         raise _stop(_WRONG, f"{path}: {problems[-1]}")
 
@@ -275,8 +287,7 @@ class _Edit:
 def _editing(place: _Place) -> Iterator[_Edit]:
     path = place.path
     try:
-        if not place.is_set:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = _target(path)
         with keydisk.locked(path) as alone:
             if not alone:
@@ -350,7 +361,7 @@ def _new_secret() -> str:
 
 
 def _is_old(key: Key, name: str) -> bool:
-    return key.name.startswith(f"{name[:34]}-old")
+    return re.fullmatch(rf"{re.escape(name[:34])}-old[0-9]*", key.name) is not None
 
 
 def _free_name(name: str, keys: list[Key]) -> str:

@@ -110,11 +110,11 @@ def _why(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[bool]:
+def locked(path: Path, *, wait: float | None = None) -> Iterator[bool]:
     """Alone with the file, as far as others ask too. False where the volume has no locks. Raises Busy, OSError."""
     fd = _open_lock(path.with_name(f".{path.name}.lock"))
     try:
-        yield _lock(fd)
+        yield _lock(fd, LOCK_WAIT if wait is None else wait)
     finally:
         os.close(fd)
 
@@ -131,8 +131,8 @@ def _open_lock(path: Path) -> int:
     return fd
 
 
-def _lock(fd: int) -> bool:
-    until = time.monotonic() + LOCK_WAIT
+def _lock(fd: int, wait: float) -> bool:
+    until = time.monotonic() + wait
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -70,6 +70,7 @@ class Keyring:
         file: Path | None = None,
         *,
         on_reload: Callable[[bool, str], None] = lambda ok, line: None,
+        objection: Callable[[Iterable[Key]], str | None] = lambda keys: None,
         every: float = EVERY,
         patience: float = PATIENCE,
         wall: Callable[[], float] = time.time,
@@ -78,6 +79,8 @@ class Keyring:
         self._fixed = tuple(fixed)
         self._file = file
         self._on_reload = on_reload
+        self._objection = objection
+        """What other settings have against these keys, in one sentence."""
         self._every = every
         self._patience = patience
         self._wall = wall
@@ -196,7 +199,9 @@ class Keyring:
         self._on_reload(False, f"{NAME} ({self._file}) cannot be used, the keys of before stay in force: {why}")
 
     def _problems(self, reading: Reading) -> tuple[str, ...]:
-        return reading.problems + keyfile.clashes(reading.keys, self._fixed)
+        objection = self._objection(reading.keys)
+        found = reading.problems + keyfile.clashes(reading.keys, self._fixed)
+        return found if objection is None else (*found, objection.rstrip("."))
 
     # -- the thread ----------------------------------------------------------------------------
 

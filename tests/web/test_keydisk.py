@@ -96,7 +96,7 @@ def test_what_cannot_be_written_leaves_everything_as_it_was(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_two_never_change_it_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_never_change_it_at_once(file: Path) -> None:
     count = 0
 
     def add() -> None:
@@ -116,9 +116,8 @@ def test_two_never_change_it_at_once(file: Path, monkeypatch: pytest.MonkeyPatch
     assert file.read_text() == "# 80\n"
 
 
-def test_who_waits_too_long_for_the_other_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keydisk, "LOCK_WAIT", 0.05)
-    with locked(file), pytest.raises(Busy), locked(file):
+def test_who_waits_too_long_for_the_other_is_told(file: Path) -> None:
+    with locked(file), pytest.raises(Busy), locked(file, wait=0.05):
         pass
     with locked(file) as alone:
         assert alone, "given back"

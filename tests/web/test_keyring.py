@@ -284,6 +284,20 @@ async def test_a_file_that_may_not_be_opened_is_tried_again(ring: Keyring, file:
     assert told.one()[0] and ring.state == "ok"
 
 
+async def test_keys_that_other_settings_forbid_are_a_file_that_is_wrong(file: Path, told: Told) -> None:
+    """Money that nobody can count, for one: at the start, and when the file is read again."""
+    refuses = False
+    ring = Keyring([], file, on_reload=told, objection=lambda keys: "It cannot be counted." if refuses else None)
+    ring.load()
+    refuses = True
+    replace(file, CAROL)
+    await look(ring)
+    assert told.one()[1].endswith("stay in force: It cannot be counted")
+    assert names(ring) == ["alice", "bob"]
+    with pytest.raises(KeysWrong, match="It cannot be counted; make keys"):
+        ring.load()
+
+
 # --- SIGHUP
 
 
