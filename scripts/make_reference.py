@@ -130,8 +130,8 @@ DOCTOR_OPENING = """\
 Every finding has a stable code: match on it in `wakegate doctor --json`. How to use it:
 [have the installation looked at](../how-to/doctor.md).
 
-A finding **breaks** when the gateway would not serve, or would cost money that nobody meant to spend; then the exit code
-is 1. **doubtful** works and was probably not meant. A **note** is good to know. Where a finding has two levels, it
+A finding **breaks** when the gateway would not serve, or would cost money that nobody meant to spend; then the exit
+code is 1. **doubtful** works and was probably not meant. A **note** is good to know. Where a finding has two levels, it
 depends on the place: on a rented worker more breaks than at home. Words in *italics* are filled in.
 """
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gateway.config import FOREIGN, INTERNAL_NAMES, NAMES_TO_FIELD, PREFIX, SETTINGS, VLLM_KEYS, load
+from gateway.doctor.findings import CATALOGUE as FINDINGS
 from gateway.errors import CATALOGUE
 from gateway.surroundings import read_file
-from scripts.make_reference import PAGES, ROOT, errors_page, settings_page
+from scripts.make_reference import PAGES, ROOT, doctor_page, errors_page, settings_page
 
 DOCUMENTS = sorted(
     [*(ROOT / "docs").rglob("*.md"), *(path for path in ROOT.glob("*.md")), *(ROOT / "tests").rglob("*.md")]
@@ -51,7 +52,13 @@ def test_every_error_has_a_row() -> None:
         assert kind.meaning in page
 
 
-@pytest.mark.parametrize("page", [settings_page, errors_page])
+def test_every_finding_of_the_doctor_has_a_row() -> None:
+    page = doctor_page()
+    for name, kind in FINDINGS.items():
+        assert f"\n| `{name}` | {', '.join(kind.levels)} | " in page
+
+
+@pytest.mark.parametrize("page", [settings_page, errors_page, doctor_page])
 def test_no_cell_breaks_its_table(page) -> None:
     rows = [line.replace("\\|", "") for line in page().splitlines() if line.startswith("|")]
     columns = 0

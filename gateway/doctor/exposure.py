@@ -38,8 +38,8 @@ def _keys(case: Case) -> Iterator[Finding]:
     if s.auth_enabled is False:
         if case.listens_beyond_this_machine and not around.edge_asks_key:
             public = case.is_public(s.port)
-            where = ", which the internet reaches" if public else ""
-            yield found("keys-off", BREAKS if public else DOUBTFUL, host=s.host, where=where)
+            where = f"{s.host}, which the internet reaches" if public else s.host
+            yield found("keys-off", BREAKS if public else DOUBTFUL, where=where)
         return
     left_to_edge = s.auth_enabled is None and around.edge_asks_key
     if s.api_key is None and s.api_keys_file is None and around.fleet and not left_to_edge:

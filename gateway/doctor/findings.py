@@ -118,7 +118,7 @@ CATALOGUE: dict[str, Kind] = {
     ),
     "gateway-starting": _kind(
         "gateway", NOTE,
-        what="The running gateway is {state}{progress}.",
+        what="The running gateway is not ready: {state}.",
         why="Callers are held meanwhile.",
         cure="curl -sk {url}/health",
     ),
@@ -429,7 +429,7 @@ CATALOGUE: dict[str, Kind] = {
     ),
     "keys-off": _kind(
         "exposure", BREAKS, DOUBTFUL,
-        what="AUTH_ENABLED is false, and the gateway listens on {host}{where}.",
+        what="AUTH_ENABLED is false, and the gateway listens on {where}.",
         why="Anybody who reaches it uses the model, and keeps the GPU awake.",
         cure="export AUTH_ENABLED=true API_KEY=$(openssl rand -hex 24)",
     ),
@@ -514,7 +514,7 @@ CATALOGUE: dict[str, Kind] = {
     ),
     "aiohttp-pure": _kind(
         "runtime", BREAKS,
-        what="aiohttp runs without its compiled parser{cause}.",
+        what="aiohttp runs without its compiled parser ({cause}).",
         why="The other one lets broken requests through, so the gateway refuses to start.",
         cure="{cure}",
     ),
@@ -568,7 +568,7 @@ CATALOGUE: dict[str, Kind] = {
     ),
     "queue-memory": _kind(
         "runtime", DOUBTFUL,
-        what="MAX_QUEUE_BYTES is {queue}, of {memory} of memory{beside}.",
+        what="MAX_QUEUE_BYTES is {queue}, of {memory} of memory, of which the model takes {model}.",
         why="Waiting callers' bodies and the engine together may get everything killed.",
         cure="export MAX_QUEUE_BYTES={better}",
     ),

@@ -21,7 +21,7 @@ def check(case: Case) -> Iterator[Finding]:
         logs = s.data_dir / "logs" / s.log_name
         yield found("gateway-failed", reason=gateway.reason or "it says no reason.", logs=logs)
     elif gateway.state in ("starting", "draining", "stopping"):
-        progress = f" ({gateway.progress})" if gateway.progress else ""
-        yield found("gateway-starting", state=gateway.state, progress=progress, url=url)
+        state = f"{gateway.state} ({gateway.progress})" if gateway.progress else gateway.state
+        yield found("gateway-starting", state=state, url=url)
     else:
         yield found("gateway-runs", port=s.port, state=gateway.state, url=url)

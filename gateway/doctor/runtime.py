@@ -40,7 +40,7 @@ def _packages(case: Case) -> Iterator[Finding]:
         yield found("aiohttp-new", version=facts.aiohttp, **bounds)
     if not facts.aiohttp_compiled:
         told = "AIOHTTP_NO_EXTENSIONS" in facts.told
-        cause = " (AIOHTTP_NO_EXTENSIONS is set)" if told else ""
+        cause = "AIOHTTP_NO_EXTENSIONS is set" if told else "the one that is installed has none"
         wheel = f"pip install --force-reinstall --only-binary aiohttp 'aiohttp>={bounds['floor']},<{bounds['ceiling']}'"
         yield found("aiohttp-pure", cause=cause, cure="unset AIOHTTP_NO_EXTENSIONS" if told else wheel)
     if not facts.uvloop:
@@ -74,10 +74,9 @@ def _limits(case: Case) -> Iterator[Finding]:
         values = {"model": name, "size": human(int(size)), "memory": human(around.memory)}
         yield found("memory-too-small", BREAKS if sure else DOUBTFUL, **values)
     elif s.max_queue_bytes + size > 0.9 * around.memory or s.max_queue_bytes > around.memory // 2:
-        beside = f", and the model takes {human(int(size))}" if size else ""
         better = spell_size(max(64 * 1024**2, int((around.memory - size) * 0.2) // 1024**2 * 1024**2))
         values = {"queue": human(s.max_queue_bytes), "memory": human(around.memory)}
-        yield found("queue-memory", beside=beside, better=better, **values)
+        yield found("queue-memory", model=human(int(size)) if size else "nothing", better=better, **values)
 
 
 def _in_memory(case: Case) -> float:

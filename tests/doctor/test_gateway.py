@@ -30,7 +30,7 @@ def test_its_address_is_the_one_that_it_listens_on() -> None:
 
 def test_a_start_under_way_says_how_far_it_is() -> None:
     said = only(check(case(seen(state="starting", progress="loading 43%"))), "gateway-starting")
-    assert said.what == "The running gateway is starting (loading 43%)."
+    assert said.what == "The running gateway is not ready: starting (loading 43%)."
 
 
 def test_a_failed_engine_is_told_with_its_reason() -> None:
