@@ -18,6 +18,9 @@ from gateway.records.ended import Ended
 MODEL_LENGTH = 80
 """Characters of a model's name; a longer one is cut, and ends in `…`."""
 
+CLOCK_STEP = 0.001
+"""Seconds: uvloop's clock has whole milliseconds."""
+
 # --- The fields -------------------------------------------------------------------------------------------------------
 
 
@@ -67,9 +70,10 @@ FIELDS: dict[str, Field] = {
 
 def tokens_per_second(ended: Ended) -> float | None:
     """Tokens of the answer by the seconds from its turn to its end: right for answers that stream and that do not, and
-    for streams that were held by comments. None where the engine counted none, or nothing took any time."""
+    for streams that were held by comments. None where the engine counted none, or it took less than clocks tell: what
+    is left of a subtraction then would make 10¹⁷ tokens a second."""
     seconds = ended.took - ended.line - ended.wake
-    return ended.tokens_out / seconds if ended.tokens_out and seconds > 0 else None
+    return ended.tokens_out / seconds if ended.tokens_out and seconds >= CLOCK_STEP else None
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------

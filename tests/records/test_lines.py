@@ -186,3 +186,4 @@ def test_the_rate_counts_from_the_requests_turn() -> None:
     assert tokens_per_second(ENDED) == pytest.approx(50)
     assert tokens_per_second(replace(ENDED, tokens_out=None)) is None
     assert tokens_per_second(replace(ENDED, took=1.0)) is None
+    assert tokens_per_second(replace(ENDED, line=0.1, wake=0.2, took=0.3 + 1e-16)) is None
