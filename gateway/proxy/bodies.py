@@ -27,6 +27,7 @@ from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
 from gateway.errors import Refused, refuse
 from gateway.proxy.checker import Body, Checker, Spool
 from gateway.proxy.checks import INLINE_BYTES, check_type
+from gateway.proxy.media import MediaFetcher
 from gateway.proxy.reply import CallerLeft
 
 LOOK = 0.25
@@ -133,11 +134,18 @@ class Bodies:
     """The room's front: what the door calls."""
 
     def __init__(
-        self, limits: BodyLimits, checker: Checker, *, on_repair: Callable[[int], None] = lambda count: None
+        self,
+        limits: BodyLimits,
+        checker: Checker,
+        *,
+        media: MediaFetcher | None = None,
+        on_repair: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """`on_repair` hears of each body in which lone surrogates became U+FFFD, and how many."""
+        """`media` is needed when the checker's rules have `media_fetch`; `on_repair` hears of each body in which lone
+        surrogates became U+FFFD, and how many."""
         self._limits = limits
         self._checker = checker
+        self._media = media
         self._on_repair = on_repair
 
     def check_head(self, request: web.BaseRequest, *, json: bool) -> None:
@@ -178,9 +186,25 @@ class Bodies:
             self._on_repair(body.facts.repaired)
         return body
 
+    async def with_images(self, body: Body) -> Body:
+        """The body with what it wants to have fetched; nearly always the same. Only after key and limits were checked:
+        it makes the gateway knock at a stranger's door. Raises Refused. Takes the body over: it is closed unless one
+        comes of it."""
+        if not body.wanted:
+            return body
+        try:
+            if self._media is None:
+                raise RuntimeError("images are wanted, and nobody is there to fetch them")
+            return body.filled(await self._media.fetch(body.wanted, room=self._limits.size - body.size))
+        except BaseException:
+            body.close()
+            raise
+
     def stream(self, request: web.BaseRequest) -> Arrival:
         """A body that passes through as it comes, under the same clock and limit; nothing of it is held."""
         return Arrival(request, self._limits)
 
     async def close(self) -> None:
         await self._checker.close()
+        if self._media is not None:
+            await self._media.close()

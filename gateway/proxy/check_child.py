@@ -66,4 +66,9 @@ def _written(checked: Checked, file: int) -> dict[str, Any]:
             place += written
             view = view[written:]
     facts = {name: getattr(checked.facts, name) for name in checked.facts.__slots__}
-    return {"facts": facts, "before": len(checked.before), "after": len(checked.after), "name": checked.name.decode()}
+    answer = {"facts": facts, "before": len(checked.before), "after": len(checked.after), "name": checked.name.decode()}
+    if checked.wanted:  # behind the body, because a packet has no room for so many URLs
+        wanted = [(each.url, each.place, each.uses) for each in checked.wanted]
+        gaps = [(gap.at, gap.image, gap.fill.value) for gap in checked.gaps]
+        answer["gaps"] = os.pwrite(file, json.dumps({"wanted": wanted, "gaps": gaps}).encode(), place)
+    return answer

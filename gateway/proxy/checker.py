@@ -8,6 +8,9 @@ time.
 
 Helpers are started when first needed, one or two, and kept; they end with the gateway, when idle, or when a check takes
 too long (`check_child.py`). One that dies is replaced, and its body is checked once more.
+
+A body whose images are still to be fetched (`Body.wanted`) has gaps; `filled` closes them with what `media.py` brought,
+in place: neither body nor images are copied again.
 """
 
 import asyncio
@@ -16,13 +19,13 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 from gateway.errors import Refused, refuse
-from gateway.proxy.checks import Checked, Facts, Rules, check, is_cheap, name_field
+from gateway.proxy.checks import Checked, Facts, Fill, Gap, Rules, Wanted, check, is_cheap, name_field
 
 PIECE = 256 * 1024
 """Bytes that are read from a spool, or written to one, in one go on the event loop."""
@@ -80,14 +83,17 @@ def _no_room() -> Refused:
 class Pieces(Sequence[bytes]):
     """A spooled body as it will be sent, read piece by piece; may be gone through again for another try."""
 
-    def __init__(self, spool: Spool, before: int, name: bytes, after: int) -> None:
-        self._spool = spool
-        self._places: list[tuple[int, int] | None] = [*_cut(0, before), None, *_cut(before, before + after)]
-        """Where each piece lies in the spool; None is the name, which does not."""
-        self._name = name
+    def __init__(self, parts: Iterable[bytes | tuple[Spool, int, int]]) -> None:
+        """A part is bytes, or a spool with the start and the end of what counts in it."""
+        self._parts: list[bytes | tuple[Spool, int, int]] = []
+        for part in parts:
+            if isinstance(part, bytes):
+                self._parts.append(part)
+            else:
+                self._parts += [(part[0], *place) for place in _cut(part[1], part[2])]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._parts)
 
     @overload
     def __getitem__(self, index: int) -> bytes: ...
@@ -96,12 +102,46 @@ class Pieces(Sequence[bytes]):
     def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
         if isinstance(index, slice):
             return [self[each] for each in range(len(self))[index]]
-        place = self._places[index]
-        return self._name if place is None else self._spool.read(*place)
+        part = self._parts[index]
+        return part if isinstance(part, bytes) else part[0].read(part[1], part[2])
+
+
+class Unfilled(Sequence[bytes]):
+    """A body that cannot be sent, because its images were not fetched. Whoever tries has forgotten a step."""
+
+    def __len__(self) -> int:
+        raise RuntimeError("a body with images to fetch was to be sent without them")
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return len(self)
 
 
 def _cut(start: int, end: int) -> list[tuple[int, int]]:
     return [(place, min(place + PIECE, end)) for place in range(start, end, PIECE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that was fetched."""
+
+    media_type: str
+    """Such as `image/png`."""
+    data: Spool
+    """In base64."""
+
+    def parts(self, fill: Fill) -> tuple[bytes | tuple[Spool, int, int], ...]:
+        """What goes into a gap."""
+        kind, data = self.media_type.encode(), (self.data, 0, self.data.size)
+        if fill is Fill.TYPE:
+            return (kind,)
+        return (data,) if fill is Fill.DATA else (b"data:" + kind + b";base64,", data)
+
+    def size(self, fill: Fill) -> int:
+        """Bytes of its parts."""
+        return sum(len(part) if isinstance(part, bytes) else part[2] - part[1] for part in self.parts(fill))
+
+    def close(self) -> None:
+        self.data.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +175,23 @@ class Body:
             return body_of(self._held.with_model(model))
         return self._held.with_model(model).body(replace(self.facts, model=model))
 
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """Images that have to be fetched before it can be sent."""
+        return self._held.wanted if isinstance(self._held, _Held) and not self._held.images else ()
+
+    def filled(self, images: Sequence[Image]) -> "Body":
+        """The same with its images, in the order of `wanted`; they are its own from now on."""
+        if not isinstance(self._held, _Held) or len(images) != len(self._held.wanted):
+            raise RuntimeError(f"{self!r} does not want {len(images)} images")
+        return replace(self._held, images=tuple(images)).body(self.facts)
+
     def close(self) -> None:
         """Give back the memory of a spooled body, for all names of it."""
         if isinstance(self._held, _Held):
             self._held.spool.close()
+            for image in self._held.images:
+                image.close()
 
     def __repr__(self) -> str:
         where = "in memory" if isinstance(self._held, Checked) else "spooled"
@@ -153,19 +206,49 @@ class _Held:
     before: int
     name: bytes
     after: int
+    wanted: tuple[Wanted, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    images: tuple[Image, ...] = ()
 
     def with_model(self, model: str) -> "_Held":
         edge = self.spool.read(self.before - 1, self.before + 1)
         return replace(self, name=name_field(model, edge[:1], edge[1:]))
 
     def body(self, facts: Facts) -> Body:
-        pieces = Pieces(self.spool, self.before, self.name, self.after)
-        return Body(facts, pieces, self.before + len(self.name) + self.after, self)
+        size = self.before + len(self.name) + self.after
+        if self.gaps and not self.images:
+            return Body(facts, Unfilled(), size, self)
+        size += sum(self.images[gap.image].size(gap.fill) for gap in self.gaps)
+        return Body(facts, Pieces(self._parts()), size, self)
+
+    def _parts(self) -> Iterator[bytes | tuple[Spool, int, int]]:
+        """The spool from its start to its end, and at their places the name and what fills the gaps."""
+        inserted = [(gap.at, self.images[gap.image].parts(gap.fill)) for gap in self.gaps]
+        inserted.append((self.before, (self.name,) if self.name else ()))
+        inserted.sort(key=_place)
+        reached = 0
+        for place, parts in inserted:
+            if place > reached:
+                yield self.spool, reached, place
+                reached = place
+            yield from parts
+        yield self.spool, reached, self.before + self.after
+
+
+def _place(inserted: tuple[int, object]) -> int:
+    return inserted[0]
 
 
 def body_of(checked: Checked) -> Body:
-    whole = checked.whole()
-    return Body(checked.facts, (whole,), len(whole), checked)
+    """Raises Refused when it has gaps and there is no memory for a spool."""
+    if not checked.gaps:
+        whole = checked.whole()
+        return Body(checked.facts, (whole,), len(whole), checked)
+    spool = Spool()
+    spool.write(checked.before)
+    spool.write(checked.after)
+    held = _Held(spool, len(checked.before), checked.name, len(checked.after), checked.wanted, checked.gaps)
+    return held.body(checked.facts)
 
 
 class _Helper:
@@ -272,7 +355,14 @@ class Checker:
             self._waiting -= 1
         if "code" in answer:
             raise refuse(answer["code"], answer["message"], param=answer["param"])
-        return _Held(spool, answer["before"], answer["name"].encode(), answer["after"]), Facts(**answer["facts"])
+        before, after = answer["before"], answer["after"]
+        held = _Held(spool, before, answer["name"].encode(), after)
+        if "gaps" in answer:
+            said = json.loads(spool.read(before + after, before + after + answer["gaps"]))
+            wanted = tuple(Wanted(*each) for each in said["wanted"])
+            gaps = tuple(Gap(at, image, Fill(fill)) for at, image, fill in said["gaps"])
+            held = replace(held, wanted=wanted, gaps=gaps)
+        return held, Facts(**answer["facts"])
 
     async def _ask(self, spool: Spool, route: str) -> dict[str, Any]:
         """An idle helper may have ended this very moment, so one that dies is replaced once."""
@@ -321,4 +411,4 @@ class Checker:
         await asyncio.gather(*self._ending)
 
 
-__all__ = ["Body", "Checker", "Pieces", "Refused", "Spool", "body_of"]
+__all__ = ["Body", "Checker", "Image", "Pieces", "Refused", "Spool", "body_of"]

@@ -9,12 +9,17 @@ is written as the shortest text that means the same double (`1E2` becomes `100.0
 Three policies live here as tables: fields that are refused, limits (never clamped: the refusal names the limit), and
 where media may come from. Media is looked for only where engines look for it (messages, their content parts, multimodal
 inputs), so that a tool's argument named `image_url` stays a tool's argument.
+
+Images that the gateway is to fetch itself (MEDIA_FETCH) leave gaps: the body is written without them, and where they
+were missing is told beside it. What was fetched is later sent from there, and nothing is parsed again.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, Final, NoReturn
 
 from gateway.errors import Refused, refuse
@@ -73,6 +78,8 @@ class Rules:
     refused: frozenset[str] = REFUSED_FIELDS
     media_hosts: tuple[str, ...] = ()
     """`host`, `host:port` or `*.suffix`, lower case. Empty: only `data:` passes."""
+    media_fetch: bool = False
+    """Whether images of other https hosts are wanted (`Checked.wanted`) instead of refused."""
     choices: int = 128
     stops: int = 64
     top_logprobs: int = 20
@@ -122,6 +129,39 @@ class Facts:
     """The field without which no engine answers on this route: such a request must not wake one to be told so."""
 
 
+class Fill(Enum):
+    """What goes into a gap."""
+
+    URL = "url"
+    """`data:image/png;base64,…`"""
+    TYPE = "type"
+    """`image/png`"""
+    DATA = "data"
+    """base64"""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A place in a body, between quotation marks, where something of a fetched image will stand."""
+
+    at: int
+    """Bytes before it, of `before` and `after` together."""
+    image: int
+    """Which of those wanted."""
+    fill: Fill
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An image that has to be fetched, once, however often it stands in the body."""
+
+    url: str
+    """https, in the one spelling that passes here; port and host are not yet looked at."""
+    place: str
+    """The first place in the body, as a refusal names it."""
+    uses: int = 1
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Checked:
     """A body that may be forwarded: what stands before the model's name, the name, and what stands after it."""
@@ -131,6 +171,9 @@ class Checked:
     name: bytes
     """`"model":"…"` as it will be sent, or nothing."""
     after: bytes
+    wanted: tuple[Wanted, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    """In the order of their places. A body with gaps cannot be sent before they are filled."""
 
     @property
     def size(self) -> int:
@@ -141,6 +184,8 @@ class Checked:
         return replace(self, facts=replace(self.facts, model=model), name=name_field(model, self.before, self.after))
 
     def whole(self) -> bytes:
+        if self.gaps:
+            raise RuntimeError("its images were not fetched")
         return b"".join((self.before, self.name, self.after))
 
     def __repr__(self) -> str:
@@ -203,8 +248,9 @@ def check(raw: bytes, route: str, rules: Rules) -> Checked:
         raise refuse("invalid_request", "The body is an empty object; send at least `model` and the input.")
     _refuse_fields(document, rules)
     _check_limits(document, rules)
-    _check_media(document, rules.media_hosts)
-    return Checked(_facts(document, route, repaired), before, name, after)
+    wanted = _check_media(document, rules)
+    facts = _facts(document, route, repaired)
+    return _with_gaps(document, facts, wanted) if wanted else Checked(facts, before, name, after)
 
 
 def _parse(raw: bytes, nesting: int) -> dict[str, Any]:
@@ -293,17 +339,22 @@ def _repaired(document: dict[str, Any]) -> tuple[dict[str, Any], int]:
 
 def _written(document: dict[str, Any]) -> tuple[bytes, bytes, bytes]:
     """The document as UTF-8 in three parts, so that another model name costs nothing."""
+    before, name, after = _parts(document)
+    return before.encode(), name.encode(), after.encode()
+
+
+def _parts(document: dict[str, Any]) -> tuple[str, str, str]:
     if "model" not in document:
-        return b"{", b"", _text(document)[1:].encode()
+        return "{", "", _text(document)[1:]
     keys = list(document)
     place = keys.index("model")
-    before = _text({key: document[key] for key in keys[:place]})[:-1].encode()
-    after = _text({key: document[key] for key in keys[place + 1 :]})[1:].encode()
-    name = b'"model":' + _text(document["model"]).encode()
+    before = _text({key: document[key] for key in keys[:place]})[:-1]
+    after = _text({key: document[key] for key in keys[place + 1 :]})[1:]
+    name = '"model":' + _text(document["model"])
     if place:
-        before += b","
+        before += ","
     if place + 1 < len(keys):
-        after = b"," + after
+        after = "," + after
     return before, name, after
 
 
@@ -430,15 +481,31 @@ _INSIDE: Final = ("content", "output")
 """Keys of a part that hold further parts (a tool's result)."""
 
 
-def _check_media(document: dict[str, Any], hosts: tuple[str, ...]) -> None:
-    for root in ROOTS:
-        value = document.get(root)
-        if isinstance(value, list | dict):
-            for place, reference in _references(value, root):
-                _check_reference(reference, place, hosts)
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """Something in a body that an engine could load."""
+
+    text: str
+    place: str
+    holder: dict[str, Any] | None = None
+    """Where the text stands under `key`, if it is an image's and could as well stand there inline."""
+    key: str = ""
+    is_source: bool = False
+    """`{"type": "url", "url": …}`, Anthropic's, which becomes `{"type": "base64", "media_type": …, "data": …}`."""
 
 
-def _references(value: object, where: str) -> Iterator[tuple[str, str]]:
+def _check_media(document: dict[str, Any], rules: Rules) -> list[_Reference]:
+    """Raises Refused; returns what is to be fetched."""
+    return [
+        reference
+        for root in ROOTS
+        if isinstance(document.get(root), list | dict)
+        for reference in _references(document[root], root)
+        if not _may_pass(reference, rules)
+    ]
+
+
+def _references(value: object, where: str) -> Iterator[_Reference]:
     """Every string in the parts below `value` that an engine could load, with its place. Nesting was bounded before."""
     if isinstance(value, list):
         for index, item in enumerate(value):
@@ -449,30 +516,38 @@ def _references(value: object, where: str) -> Iterator[tuple[str, str]]:
         return
     if not _MEDIA.isdisjoint(value):
         for key in _MEDIA.intersection(value):
-            yield from _in_media(value[key], key, f"{where}.{key}")
+            yield from _in_media(value[key], key, f"{where}.{key}", value)
     for key in _INSIDE:
         if isinstance(value.get(key), list | dict):
             yield from _references(value[key], f"{where}.{key}")
 
 
-def _in_media(value: object, key: str, where: str) -> Iterator[tuple[str, str]]:
+def _in_media(value: object, key: str, where: str, part: dict[str, Any]) -> Iterator[_Reference]:
     if isinstance(value, str):
         # A `source` that is text is a citation's; data without a colon is base64.
         if key in _REFERENCES or (key != "source" and ":" in value[:_SCHEME_WITHIN]):
-            yield where, value
+            is_image = key == "image_url" and part.get(key) is value
+            yield _Reference(value, where, part if is_image else None, key)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _in_media(item, key, f"{where}.{index}")
+            yield from _in_media(item, key, f"{where}.{index}", part)
     elif isinstance(value, dict):
         for inner in ("url", "file_url"):
             if isinstance(value.get(inner), str):
-                yield f"{where}.{inner}", value[inner]
+                is_source = inner == "url" and _is_image_source(value, key, part)
+                is_image = is_source or (inner == "url" and key == "image_url")
+                yield _Reference(value[inner], f"{where}.{inner}", value if is_image else None, inner, is_source)
         for inner in ("data", "file_data"):
             data = value.get(inner)
             if isinstance(data, str) and ":" in data[:_SCHEME_WITHIN]:
-                yield f"{where}.{inner}", data
+                yield _Reference(data, f"{where}.{inner}")
         if "content" in value:
             yield from _references(value["content"], f"{where}.content")
+
+
+def _is_image_source(value: dict[str, Any], key: str, part: dict[str, Any]) -> bool:
+    """`{"type": "image", "source": {"type": "url", "url": …}}`, Anthropic's."""
+    return key == "source" and part.get("type") == "image" and value.get("type") == "url" and part.get(key) is value
 
 
 _SCHEME_WITHIN: Final = 64
@@ -483,18 +558,35 @@ _HTTPS: Final = re.compile(
 which two URL parsers could disagree about the host."""
 
 
-def _check_reference(reference: str, place: str, hosts: Iterable[str]) -> None:
-    if reference[:5].lower() == "data:":
-        return
-    match = _HTTPS.fullmatch(reference)
-    if match and "\\" not in reference and ".." not in match[1] and _listed(match[1].lower(), match[2], hosts):
-        return
-    raise refuse(
+def _may_pass(reference: _Reference, rules: Rules) -> bool:
+    """True as it stands, False if it is to be fetched. Raises Refused."""
+    text = reference.text
+    if text[:5].lower() == "data:":
+        return True
+    host = host_of(text)
+    if host is not None and _listed(host[0], host[1], rules.media_hosts):
+        return True
+    if host is not None and rules.media_fetch and reference.holder is not None and len(text) <= URL_MAX:
+        return False
+    raise refuse_media(f"from {host[0]}" if host is not None else "from there", reference.place)
+
+
+def refuse_media(where: str, place: str) -> Refused:
+    """Media that no setting here lets the engine have."""
+    return refuse(
         "unsupported_parameter",
-        "The engine may not load media from there. Send it in the request (`data:…;base64,…`), "
-        "or let the operator name the https host in MEDIA_HOSTS.",
+        f"The engine may not load media {where}. Send it in the request (`data:…;base64,…`), or let the operator name "
+        "its https host in MEDIA_HOSTS or, for https images, set MEDIA_FETCH.",
         param=place,
     )
+
+
+def host_of(url: str) -> tuple[str, str | None] | None:
+    """Host in lower case and port of a URL in the only spelling that passes; None: it is another one."""
+    match = _HTTPS.fullmatch(url)
+    if match is None or "\\" in url or ".." in match[1]:
+        return None
+    return match[1].lower(), match[2]
 
 
 def _listed(host: str, port: str | None, hosts: Iterable[str]) -> bool:
@@ -507,6 +599,68 @@ def _listed(host: str, port: str | None, hosts: Iterable[str]) -> bool:
         if entry.startswith("*.") and not number and spelled.endswith(entry[1:]) and len(spelled) > len(entry) - 1:
             return True
     return False
+
+
+# ---------------------------------------------------------------- gaps for what is fetched
+
+IMAGES_MAX: Final = 32
+"""Different images that are fetched for one request."""
+USES_MAX: Final = 512
+"""Places in which they stand. Each takes one or two of the 2048 marks that there are."""
+URL_MAX: Final = 2048
+"""Characters of a URL that is fetched."""
+
+
+def _with_gaps(document: dict[str, Any], facts: Facts, found: list[_Reference]) -> Checked:
+    """The body with gaps in place of the images. Changes the document.
+
+    A mark is a lone surrogate: after the repair a document has none, and the writer passes it on as one character. So
+    no body can hold a mark of its own, and their places are exact.
+    """
+    index = {url: number for number, url in enumerate(dict.fromkeys(reference.text for reference in found))}
+    if len(index) > IMAGES_MAX or len(found) > USES_MAX:
+        raise refuse(
+            "unsupported_parameter",
+            f"At most {IMAGES_MAX} different images are fetched for one request (MEDIA_FETCH), in at most {USES_MAX} "
+            "places. Send more in the request itself (`data:…;base64,…`), or let the operator set MEDIA_HOSTS.",
+            param=found[-1].place,
+        )
+    marks: list[tuple[int, Fill]] = []
+
+    def mark(url: str, fill: Fill) -> str:
+        marks.append((index[url], fill))
+        return chr(0xD800 + len(marks) - 1)
+
+    for reference in found:
+        holder, url = reference.holder, reference.text
+        if holder is None:
+            raise RuntimeError(f"{reference.place} cannot be filled")
+        if reference.is_source:
+            del holder["url"]
+            holder |= {"type": "base64", "media_type": mark(url, Fill.TYPE), "data": mark(url, Fill.DATA)}
+        else:
+            holder[reference.key] = mark(url, Fill.URL)
+    uses = Counter(reference.text for reference in found)
+    places = {reference.text: reference.place for reference in reversed(found)}
+    before, name, after = _parts(document)
+    first, gaps = _cut_at_marks(before, 0, marks)
+    last, more = _cut_at_marks(after, len(first), marks)
+    wanted = tuple(Wanted(url, places[url], uses[url]) for url in index)
+    return Checked(facts, first, name.encode(), last, wanted, (*gaps, *more))
+
+
+def _cut_at_marks(text: str, start: int, marks: list[tuple[int, Fill]]) -> tuple[bytes, list[Gap]]:
+    pieces, gaps, size = [], [], start
+    for number, piece in enumerate(_MARK.split(text)):
+        if number % 2:
+            gaps.append(Gap(size, *marks[ord(piece) - 0xD800]))
+        else:
+            pieces.append(piece.encode())
+            size += len(pieces[-1])
+    return b"".join(pieces), gaps
+
+
+_MARK: Final = re.compile("([\ud800-\udfff])")
 
 
 # ---------------------------------------------------------------- what a check costs
@@ -525,4 +679,18 @@ def is_cheap(raw: bytes) -> bool:
     return len(raw) * _PER_BYTE + values * _PER_VALUE <= _BUDGET
 
 
-__all__ = ["Checked", "Facts", "Refused", "Rules", "check", "check_type", "is_cheap", "refused_fields"]
+__all__ = [
+    "Checked",
+    "Facts",
+    "Fill",
+    "Gap",
+    "Refused",
+    "Rules",
+    "Wanted",
+    "check",
+    "check_type",
+    "host_of",
+    "is_cheap",
+    "refuse_media",
+    "refused_fields",
+]

@@ -4,16 +4,17 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
 
-from gateway.errors import Refused
+from gateway.errors import Refused, refuse
 from gateway.proxy.bodies import Bodies, BodyLimits
-from gateway.proxy.checker import Body, Checker
-from gateway.proxy.checks import Rules
+from gateway.proxy.checker import Body, Checker, Image, Spool
+from gateway.proxy.checks import Rules, Wanted
+from gateway.proxy.media import MediaFetcher
 
 LIMIT = 1 << 20
 
@@ -284,3 +285,65 @@ async def test_a_request_without_a_body_is_invalid_json(open_house: Opener) -> N
     house = await open_house()
     await talk(house, b"POST /json HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\r\n")
     assert house.last.code == "invalid_json"  # type: ignore[attr-defined]
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Fetcher:
+    """What `media.py` is to a body: it brings images, or refuses."""
+
+    answer: Sequence[Image] | Exception
+    rooms: list[int] = field(default_factory=list)
+
+    async def fetch(self, wanted: Sequence[Wanted], *, room: int) -> Sequence[Image]:
+        self.rooms.append(room)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def bodies_with(fetcher: Fetcher | None) -> Bodies:
+    return Bodies(BodyLimits(size=LIMIT), Checker(Rules(media_fetch=True)), media=fetcher)  # type: ignore[arg-type]
+
+
+async def vision(bodies: Bodies) -> Body:
+    document = {"messages": [{"content": [{"image_url": {"url": "https://a.example.org/x"}}]}]}
+    return await bodies._checker.check(json.dumps(document).encode(), "/v1/chat/completions")
+
+
+async def test_images_are_fetched_into_the_room_that_the_body_has_left() -> None:
+    data = Spool()
+    data.write(b"QQ==")
+    fetcher = Fetcher([Image("image/gif", data)])
+    bodies = bodies_with(fetcher)
+    bare = await vision(bodies)
+    body = await bodies.with_images(bare)
+    assert fetcher.rooms == [LIMIT - bare.size]
+    assert b"data:image/gif;base64,QQ==" in b"".join(body.chunks)
+    assert await bodies.with_images(body) is body, "done once"
+    body.close()
+
+
+async def test_a_body_without_images_to_fetch_is_left_alone() -> None:
+    bodies = bodies_with(None)
+    body = await bodies._checker.check(b'{"model":"m"}', "/v1/chat/completions")
+    assert await bodies.with_images(body) is body
+
+
+@pytest.mark.parametrize("error", [refuse("invalid_request", "no image"), RuntimeError("a fault")], ids=repr)
+async def test_a_body_whose_images_cannot_be_had_is_closed(error: Exception) -> None:
+    bodies = bodies_with(Fetcher(error))
+    body = await vision(bodies)
+    with pytest.raises(type(error)):
+        await bodies.with_images(body)
+    with pytest.raises(OSError):
+        body.with_model("m")
+
+
+async def test_the_fetcher_is_closed_with_the_room() -> None:
+    fetcher = MediaFetcher()
+    session = fetcher._open()
+    await bodies_with(fetcher).close()  # type: ignore[arg-type]
+    assert session.closed

@@ -1,6 +1,7 @@
 """Large bodies are checked in a helper process, with the same result, and without holding the loop."""
 
 import asyncio
+import base64
 import errno
 import json
 import os
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import Refused
-from gateway.proxy.checker import PIECE, Checker, Spool, body_of
-from gateway.proxy.checks import Rules, check
+from gateway.proxy.checker import PIECE, Body, Checker, Image, Spool, body_of
+from gateway.proxy.checks import IMAGES_MAX, URL_MAX, USES_MAX, Rules, check
 
 CHAT = "/v1/chat/completions"
 LARGE = {"model": "m", "messages": [{"role": "user", "content": "words " * 200_000}], "stream": True, "n": 2}
@@ -196,6 +197,87 @@ async def test_a_caller_who_leaves_while_waiting_for_a_helper_is_gone_from_the_l
     assert spools[1].fileno() == spools[2].fileno() == -1
     assert (await first).model == "m"
     assert "0 bodies" in repr(checker)
+    await checker.close()
+
+
+# -- bodies whose images are fetched -----------------------------------------------------------------------------------
+
+PICTURES = {
+    "https://a.example.org/1": ("image/png", b"one" * 999),
+    "https://b.example.org/2": ("image/webp", b"two!" * 99),
+}
+
+
+def vision(pad: str) -> dict[str, object]:
+    first, second = PICTURES
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in (first, second, first)]
+    source = {"type": "image", "source": {"type": "url", "url": second}}
+    return {"messages": [{"role": "user", "content": [*parts, source]}], "model": "m", "system": [source], "pad": pad}
+
+
+def inline(document: dict[str, object], model: str = "m") -> object:
+    """What the engine is to get."""
+    text = json.dumps(document | {"model": model})
+    for url, (kind, data) in PICTURES.items():
+        said = base64.b64encode(data).decode()
+        text = text.replace(
+            f'{{"type": "url", "url": "{url}"}}', f'{{"type": "base64", "media_type": "{kind}", "data": "{said}"}}'
+        ).replace(url, f"data:{kind};base64,{said}")
+    return json.loads(text)
+
+
+def fetched(body: Body) -> list[Image]:
+    images = []
+    for wanted in body.wanted:
+        kind, data = PICTURES[wanted.url]
+        images.append(Image(kind, spooled(base64.b64encode(data))))
+    return images
+
+
+@pytest.mark.parametrize("pad", ["", "ä" * 300_000], ids=["checked here", "checked by a helper"])
+async def test_images_are_put_into_a_body_that_is_sent_as_any_other(pad: str) -> None:
+    checker, document = Checker(Rules(media_fetch=True)), vision(pad)
+    body = await checker.check(json.dumps(document).encode(), CHAT)
+    assert (len(helpers()) == 1) == bool(pad)
+    assert [(wanted.url, wanted.uses) for wanted in body.wanted] == [
+        (url, 2 + (n == 1)) for n, url in enumerate(PICTURES)
+    ]
+    done = body.filled(fetched(body))
+    assert not done.wanted
+    assert json.loads(b"".join(done.chunks)) == inline(document)
+    assert done.size == sum(map(len, done.chunks))
+    assert max(map(len, done.chunks)) <= PIECE
+    assert b"".join(done.chunks) == b"".join(done.chunks), "it can be sent a second time"
+    renamed = done.with_model("another")
+    assert json.loads(b"".join(renamed.chunks)) == inline(document, "another")
+    assert renamed.size == sum(map(len, renamed.chunks))
+    renamed.close()
+    with pytest.raises(OSError):
+        b"".join(done.chunks)
+    await checker.close()
+
+
+async def test_a_body_is_not_sent_without_its_images() -> None:
+    checker = Checker(Rules(media_fetch=True))
+    body = await checker.check(json.dumps(vision("")).encode(), CHAT)
+    assert body.size < 2000
+    for use in (len, b"".join, lambda chunks: chunks[0]):
+        with pytest.raises(RuntimeError, match="without them"):
+            use(body.with_model("x").chunks)
+    with pytest.raises(RuntimeError, match="does not want 0 images"):
+        body.filled([])
+    body.close()
+    await checker.close()
+
+
+async def test_as_many_urls_as_there_may_be_come_back_from_a_helper() -> None:
+    checker = Checker(Rules(media_fetch=True))
+    urls = [f"https://a.example.org/{n:02}" + '"' * (URL_MAX - 26) for n in range(IMAGES_MAX)]
+    parts = [{"image_url": {"url": urls[n % IMAGES_MAX]}} for n in range(USES_MAX)]
+    body = await checker.check(json.dumps({"messages": [{"content": parts}], "pad": "x" * 300_000}).encode(), CHAT)
+    assert [wanted.url for wanted in body.wanted] == urls
+    assert len(helpers()) == 1
+    body.close()
     await checker.close()
 
 

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from gateway.errors import Refusal, Refused
 from gateway.proxy.checks import (
+    IMAGES_MAX,
     REFUSED_FIELDS,
+    USES_MAX,
     Checked,
+    Fill,
     Rules,
     check,
     check_type,
@@ -271,7 +274,7 @@ def test_refuse_fields_adds_takes_away_or_replaces() -> None:
 
 
 def test_rules_survive_the_way_to_the_helper() -> None:
-    rules = Rules(refused=frozenset({"a"}), media_hosts=("x.org", "*.y.org"), nesting=9)
+    rules = Rules(refused=frozenset({"a"}), media_hosts=("x.org", "*.y.org"), media_fetch=True, nesting=9)
     assert Rules.from_wire(json.loads(json.dumps(rules.to_wire()))) == rules
 
 
@@ -457,6 +460,151 @@ def test_a_wildcard_lets_in_neither_its_own_apex_nor_addresses() -> None:
 )
 def test_text_tools_and_citations_are_not_media(document: dict[str, object]) -> None:
     assert json.loads(checked(document).whole()) == document
+
+
+# -- images that are fetched ---------------------------------------------------------------------------------------
+
+PICTURE = "https://img.example.org/a.png"
+FETCHED = (
+    "chat image",
+    "chat image, short",
+    "chat image, no type",
+    "tool result",
+    "responses image",
+    "responses tool",
+    "responses computer",
+    "messages image",
+    "messages tool result",
+    "messages nested document",
+    "messages system",
+    "embeddings chat",
+    "embeddings parts",
+    "rerank query",
+    "rerank documents",
+)
+"""Shapes in which an image of another host is fetched; what is not here is not known to be an image."""
+
+
+def filled(result: Checked, data: dict[str, str]) -> object:
+    """The body with what was fetched in its gaps, as `checker.py` sends it; by URL, in base64."""
+    put = [(len(result.before), result.name)]
+    for gap in result.gaps:
+        text = data[result.wanted[gap.image].url]
+        whole = {Fill.URL: f"data:image/png;base64,{text}", Fill.TYPE: "image/png", Fill.DATA: text}[gap.fill]
+        put.append((gap.at, whole.encode()))
+    held = result.before + result.after
+    for place, piece in sorted(put, key=lambda each: each[0], reverse=True):
+        held = held[:place] + piece + held[place:]
+    return json.loads(held)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_images_of_other_hosts_are_wanted_where_they_are_images(name: str) -> None:
+    document = SHAPES[name](PICTURE)
+    if name not in FETCHED:
+        assert refusal(document, media_fetch=True).code == "unsupported_parameter"
+        return
+    result = checked(document, media_fetch=True)
+    (wanted,) = result.wanted
+    assert (wanted.url, wanted.uses) == (PICTURE, 1)
+    assert wanted.place == refusal(document).param
+    inline = SHAPES[name]("data:image/png;base64,QQ==")
+    if any(gap.fill is Fill.DATA for gap in result.gaps):
+        inline = json.loads(
+            json.dumps(SHAPES[name](PICTURE)).replace(
+                f'{{"type": "url", "url": "{PICTURE}"}}',
+                '{"type": "base64", "media_type": "image/png", "data": "QQ=="}',
+            )
+        )
+    assert filled(result, {PICTURE: "QQ=="}) == inline
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        EVIL,
+        "http://img.example.org/a.png",
+        "file:///etc/passwd",
+        "ftp://img.example.org/a",
+        "https://user@img.example.org/a",
+        "https://img.example.org\\@evil.org/",
+        "https://[::1]/a",
+        "https://img.example.org/ a",
+        "//img.example.org/a",
+        "https://img.example.org/" + "x" * 2048,
+        "",
+    ],
+)
+def test_what_is_not_plainly_https_is_refused_also_when_images_are_fetched(url: str) -> None:
+    said = refusal(SHAPES["chat image"](url), media_fetch=True)
+    assert said.code == "unsupported_parameter"
+    assert "MEDIA_HOSTS" in said.message and "MEDIA_FETCH" in said.message
+
+
+def test_a_refusal_names_the_host_and_nothing_more_of_the_url() -> None:
+    said = refusal(SHAPES["chat video"]("https://video.example.org/secret?token=1"), media_fetch=True)
+    assert "from video.example.org" in said.message
+    assert "secret" not in said.message and "token" not in said.message
+
+
+def test_listed_hosts_and_inline_images_are_left_to_the_engine() -> None:
+    result = checked(SHAPES["chat image"](PICTURE), media_fetch=True, media_hosts=("img.example.org",))
+    assert not result.wanted
+    assert PICTURE in result.whole().decode()
+    assert not checked(SHAPES["chat image"]("data:image/png;base64,QQ=="), media_fetch=True).wanted
+
+
+def test_a_picture_that_stands_in_several_places_is_fetched_once() -> None:
+    part, other = (
+        {"type": "image_url", "image_url": {"url": url, "detail": "low"}} for url in (PICTURE, PICTURE + "2")
+    )
+    document = {
+        "messages": [{"content": [part, other]}, {"content": [part]}],
+        "model": "mä",
+        "input": [{"content": [part]}],
+    }
+    result = checked(document, media_fetch=True)
+    assert [(wanted.url, wanted.uses, wanted.place) for wanted in result.wanted] == [
+        (PICTURE, 3, "messages.0.content.0.image_url.url"),
+        (PICTURE + "2", 1, "messages.0.content.1.image_url.url"),
+    ]
+    as_text = json.dumps(document).replace(f'"{PICTURE}2"', '"data:image/png;base64,QkI="')
+    expected = json.loads(as_text.replace(f'"{PICTURE}"', '"data:image/png;base64,QUE="'))
+    assert filled(result, {PICTURE: "QUE=", PICTURE + "2": "QkI="}) == expected
+
+
+def test_a_body_with_gaps_cannot_be_sent_by_mistake() -> None:
+    with pytest.raises(RuntimeError, match="not fetched"):
+        checked(SHAPES["chat image"](PICTURE), media_fetch=True).whole()
+
+
+def test_images_beyond_the_limit_are_refused() -> None:
+    def many(count: int, different: bool) -> dict[str, object]:
+        urls = (f"{PICTURE}{n if different else ''}" for n in range(count))
+        return body(messages=[{"content": [{"image_url": {"url": url}} for url in urls]}])
+
+    assert len(checked(many(IMAGES_MAX, True), media_fetch=True).wanted) == IMAGES_MAX
+    assert len(checked(many(USES_MAX, False), media_fetch=True).gaps) == USES_MAX
+    for document in (many(IMAGES_MAX + 1, True), many(USES_MAX + 1, False)):
+        assert "At most 32 different images" in refusal(document, media_fetch=True).message
+
+
+@given(
+    st.recursive(
+        st.text(alphabet=st.characters(codec=None), max_size=12) | st.none() | st.integers(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+        max_leaves=12,
+    ),
+    st.permutations(["model", "messages", "pad"]),
+)
+def test_gaps_are_exact_whatever_stands_around_them(anything: object, order: list[str]) -> None:
+    """Lone surrogates of a caller's are repaired first, so that none is taken for a mark."""
+    parts = [{"type": "image_url", "image_url": {"url": PICTURE}}, {"type": "text", "text": "\ud800 \U0001f600"}]
+    messages = [{"role": "user", "content": parts}, {"role": "user", "content": [{"image_url": PICTURE}]}]
+    document = {key: {"model": "m", "messages": messages, "pad": {"x": anything}}[key] for key in order}
+    result = checked(document, media_fetch=True)
+    plain = checked(json.loads(json.dumps(document).replace(PICTURE, "data:image/png;base64,QQ==")))
+    assert filled(result, {PICTURE: "QQ=="}) == json.loads(plain.whole())
 
 
 # -- model name ----------------------------------------------------------------------------------------------------
