@@ -250,7 +250,7 @@ CATALOGUE: dict[str, Kind] = {
         "model", BREAKS,
         what="{problem}",
         why="Nothing here can serve the model: every request is answered 503 start_failed.",
-        cure="pip install 'wakegate[llama]'",
+        cure="{cure}",
     ),
     "engine-settings": _kind(
         "model", BREAKS,
@@ -461,7 +461,7 @@ CATALOGUE: dict[str, Kind] = {
         "exposure", DOUBTFUL,
         what="API_KEYS_FILE: {path} holds keys in clear text.",
         why="Whoever reads the volume has them. A hash is enough for the gateway.",
-        cure="wakegate keys import",
+        cure="wakegate keys import {path}",
     ),
     "key-expired": _kind(
         "exposure", NOTE,

@@ -1,7 +1,7 @@
 """MODEL AND ENGINE: is the model there, and is there something that can serve it with these settings? Pure."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from gateway import config
 from gateway.doctor.case import Case
@@ -13,6 +13,14 @@ _SOMEWHERE = Place(
     socket="/run/wakegate/engine.sock", port=9000, key_file="", news_fd=3, python="python", package_root=""
 )
 """Where an engine could live: its command line is made to see whether it can be, and thrown away."""
+
+
+INSTALL: Mapping[EngineName, str] = {
+    "llama-cpp-python": "pip install 'wakegate[llama]'",
+    "llama-server": "command -v llama-server",
+    "vllm": "pip install vllm",
+    "command": "env | grep ENGINE_COMMAND",
+}
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -72,7 +80,8 @@ def _engine(case: Case) -> Iterator[Finding]:
     try:
         engine = engine_of(case)
     except CommandError as error:
-        yield found("engine-missing", problem=str(error))
+        wanted = case.settings.engine or ("vllm" if _format(case) == "safetensors" else "llama-cpp-python")
+        yield found("engine-missing", problem=str(error), cure=INSTALL[wanted])
         return
     try:
         commands.door(spec, engine)

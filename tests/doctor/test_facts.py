@@ -3,6 +3,7 @@
 import gzip
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -56,7 +57,7 @@ def listening(address: str = "127.0.0.1") -> Iterator[Listener]:
 
 @contextmanager
 def answering(
-    pages: Mapping[str, tuple[int, str]], server: str = "uvicorn", address: str = "127.0.0.1"
+    pages: Mapping[str, tuple[int, str]], address: str = "127.0.0.1", tls: ssl.SSLContext | None = None
 ) -> Iterator[Listener]:
     """A port that answers GET from a table, 404 else."""
 
@@ -64,7 +65,7 @@ def answering(
         def do_GET(self) -> None:
             status, body = pages.get(self.path, (404, "not found"))
             self.send_response_only(status)
-            self.send_header("Server", server)
+            self.send_header("Server", "uvicorn")
             self.send_header("Content-Length", str(len(body.encode())))
             self.end_headers()
             self.wfile.write(body.encode())
@@ -73,6 +74,8 @@ def answering(
             pass
 
     with ThreadingHTTPServer((address, 0), Handler) as http:
+        if tls is not None:
+            http.socket = tls.wrap_socket(http.socket, server_side=True)
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -80,6 +83,13 @@ def answering(
         finally:
             http.shutdown()
             thread.join()
+
+
+def openssl_pair(cert: Path, key: Path, *, days: int) -> None:
+    """A certificate that signs itself, and its key."""
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=somebody"]
+    files = ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run(["openssl", "req", "-x509", *kind, "-days", str(days), *files], check=True, capture_output=True)
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -226,9 +236,7 @@ def test_a_file_of_keys_is_read_as_the_gateway_reads_it(tmp_path: Path) -> None:
 
 def test_a_certificate_is_read_as_the_gateway_reads_it(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        words = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3 -subj /CN={name}".split()
-        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
-        subprocess.run(["openssl", *words, *files], check=True, capture_output=True)
+        openssl_pair(tmp_path / f"{name}.pem", tmp_path / f"{name}.key", days=3)
     cert, key = str(tmp_path / "one.pem"), str(tmp_path / "one.key")
     assert "tls-expiring" in codes(judge(case_here(tmp_path, TLS_CERT=cert, TLS_KEY=key)))
     assert "tls-unusable" in codes(judge(case_here(tmp_path, TLS_CERT=cert, TLS_KEY=str(tmp_path / "two.key"))))
@@ -370,6 +378,18 @@ def test_a_gateway_is_recognised_by_what_its_health_says(tmp_path: Path) -> None
     assert case.facts.gateway is not None
     assert (case.facts.gateway.status, case.facts.gateway.reason) == ("failed", "Out of memory.")
     assert {"gateway-failed", "health-port-silent"} <= set(codes(judge(case)))
+
+
+def test_a_gateway_that_speaks_tls_is_asked_so(tmp_path: Path) -> None:
+    pem, key = tmp_path / "both.pem", tmp_path / "key"
+    openssl_pair(pem, key, days=60)
+    pem.write_text(key.read_text() + pem.read_text())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    said = '{"status":"ok","state":"starting","progress":{"phase":"loading","ratio":0.43}}'
+    with answering({"/health": (200, said)}, tls=context) as there:
+        seen = case_here(tmp_path, PORT=str(there.port), TLS_CERT=str(pem)).facts.gateway
+    assert seen is not None and (seen.state, seen.progress) == ("starting", "loading 43%")
 
 
 def test_somebody_elses_health_is_no_gateway(tmp_path: Path) -> None:

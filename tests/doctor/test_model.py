@@ -37,7 +37,7 @@ def test_a_model_of_the_hub_that_is_not_here_is_a_note() -> None:
 def test_no_engine_for_the_models_format() -> None:
     safetensors = gguf(format="safetensors", path=Path("/data/models/m"))
     said = only(check(case(replace(HERE, model=ModelSeen("m", safetensors)), MODEL="m")), "engine-missing")
-    assert said.level is BREAKS and "vllm is not on PATH" in said.what
+    assert said.level is BREAKS and "vllm is not on PATH" in said.what and said.cure == "pip install vllm"
     assert codes(check(case(replace(HERE, installed=VLLM), MODEL="m.gguf"))) == ["engine-missing"]
     assert codes(check(case(replace(HERE, installed=Installed()), MODEL="m.gguf"))) == ["engine-missing"]
 
