@@ -482,6 +482,7 @@ test_tools='
   unshare     util-linux  start.sh as process 1
   mount       mount       volumes that fill, vanish and come back
   faketime    faketime    logs that grow old
+  openssl     openssl     certificates for the tests of TLS
   setpriv     util-linux  tests as somebody who is not root
   promtool    prometheus  lints the metrics and their alerts; its Prometheus scrapes a worker
   curl        curl        the README pastes it
