@@ -87,6 +87,8 @@ def gather(
     within: float = HANGS_AFTER,
 ) -> Facts:
     """Look at everything once. Takes `within` seconds at most, and what the imports take."""
+    # First, and here: the kernel answers at once, and what the ports are asked depends on it.
+    listeners = look_at_listeners(proc)
     errands: dict[str, Callable[[], object]] = {
         "folder": lambda: look_at_folder(settings.data_dir),
         "slowest_start": StartTimes(settings.data_dir / "state" / "starts.json").slowest,
@@ -96,11 +98,17 @@ def gather(
         "certificate": lambda: look_at_certificate(settings),
         "gpus": lambda: look_at_gpus(nvml),
         "builds": lambda: look_at_builds(find_installed()),
-        "network": lambda: look_at_network(settings, proc),
+        "gateway": lambda: look_at_gateway(settings, listeners, proc),
+        "health_server": lambda: look_at_health_server(settings, listeners),
+        "engines": lambda: look_at_engines(settings, listeners),
         "readable": lambda: tuple(look_at_secrets(settings, around, environ)),
     }
     found, failed = run_errands(errands, within)
-    listeners, gateway, engines = found.pop("network", ((), None, ()))
+    if found.pop("health_server", False):
+        listeners = tuple(
+            replace(one, process="a WakeGate's health server") if one.port == settings.port_health else one
+            for one in listeners
+        )
     folder = found.pop("folder", None)
     if folder is None:
         why = failed.pop("folder")
@@ -109,8 +117,6 @@ def gather(
         told={name: environ[name] for name in TOLD if environ.get(name)},
         folder=folder,
         listeners=listeners,
-        gateway=gateway,
-        engines=engines,
         installed=find_installed(),
         engine_program=not settings.engine_command or shutil.which(settings.engine_command[0]) is not None,
         host_problem=host_problem(settings.host),
@@ -137,7 +143,9 @@ WORDS = {
     "certificate": "TLS_CERT",
     "gpus": "The GPUs",
     "builds": "How the engines were built",
-    "network": "The ports of this machine",
+    "gateway": "PORT",
+    "health_server": "PORT_HEALTH",
+    "engines": "Other ports of this machine",
     "readable": "Who may read the files with secrets",
 }
 HANGS = "no answer in time"
@@ -425,26 +433,23 @@ def build_of_vllm(script: Path) -> Build:
 
 # --- Ports -----------------------------------------------------------------------------------------------------------
 
-Network = tuple[tuple[Listener, ...], GatewaySeen | None, tuple[EngineSeen, ...]]
 
-
-def look_at_network(settings: Settings, proc: Path) -> Network:
-    """(who listens, the gateway that runs here, engines beside it)."""
-    listeners = look_at_listeners(proc)
-    ports = (settings.port, settings.port_health, settings.metrics_port)
-    gateway = look_at_gateway(settings, listeners, proc)
-    health = next((listener for listener in listeners if listener.port == settings.port_health), None)
-    if gateway is None and health is not None and _is_health_server(health):
-        named = replace(health, process="a WakeGate's health server")
-        listeners = tuple(named if listener is health else listener for listener in listeners)
+def look_at_engines(settings: Settings, listeners: Iterable[Listener]) -> tuple[EngineSeen, ...]:
+    """Engines beside the gateway, on addresses that others may reach. All ports are asked at once."""
+    ours = (settings.port, settings.port_health, settings.metrics_port)
     others = {
         listener.port: listener
         for listener in listeners
-        if not listener.is_loopback and listener.port not in (*ports, *sockets.NO_HTTP)
+        if not listener.is_loopback and listener.port not in (*ours, *sockets.NO_HTTP)
     }
     errands = {str(port): lambda one=listener: look_at_engine(one) for port, listener in others.items()}
     found, _ = run_errands(dict(list(errands.items())[:MOST_LISTENERS]), 3 * ANSWER_WITHIN)
-    return listeners, gateway, tuple(engine for engine in found.values() if engine is not None)
+    return tuple(engine for engine in found.values() if engine is not None)
+
+
+def look_at_health_server(settings: Settings, listeners: Iterable[Listener]) -> bool:
+    """Whether our own health server has PORT_HEALTH: it is there before the gateway is."""
+    return any(_is_health_server(listener) for listener in listeners if listener.port == settings.port_health)
 
 
 def look_at_listeners(proc: Path = Path("/proc")) -> tuple[Listener, ...]:

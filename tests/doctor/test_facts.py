@@ -426,6 +426,15 @@ def test_a_bare_vllm_beside_the_gateway_is_found_with_what_it_leaves_open(tmp_pa
     assert "engine-open" in codes(judge(case))
 
 
+def test_ports_that_take_calls_and_never_answer_do_not_hide_that_they_are_taken(tmp_path: Path) -> None:
+    with listening("0.0.0.0") as first, listening("0.0.0.0") as second, listening("0.0.0.0"):
+        began = time.monotonic()
+        case = case_here(tmp_path, PORT=str(first.port), PORT_HEALTH=str(second.port))
+        assert time.monotonic() - began < 3
+    assert codes(judge(case)).count("port-taken") == 2
+    assert case.facts.unchecked == ()
+
+
 def test_an_engine_on_loopback_is_nobodys_danger(tmp_path: Path) -> None:
     with answering(VLLM) as there:
         engines = case_here(tmp_path).facts.engines
