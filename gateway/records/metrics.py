@@ -53,8 +53,8 @@ AUTH_FAILURES = ("missing", "wrong", "expired", "throttled", "doubled", "forbidd
 RELOADED = ("keys", "tls", OTHER)
 START_OUTCOMES = ("ready", "failed", "timeout", "given_up", OTHER)
 PHASES = ("ordered", "checking", "downloading", "booting", "loading", "warming", "waking", "unreachable", OTHER)
-ENDS = ("idle", "drained", "crashed", "killed", "unhealthy", OTHER)
-"""Why an engine that was ready ended: nobody needed it; the gateway left; by itself; by a signal; it served no more."""
+ENDS = ("idle", "drained", "crashed", "unhealthy", OTHER)
+"""Why an engine that was ready ended: not needed; the gateway left; by itself or by a signal; it served no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +199,10 @@ class Metrics:
         self._ends = self._add(
             counter(
                 "wakegate_engine_ends_total",
-                "Engines that were ready and ended: idle, drained (the gateway left), crashed, killed (by a signal), "
-                "unhealthy.",
+                "Engines that were ready and ended: idle, drained (the gateway left), crashed (or killed), unhealthy "
+                "(they lived, and served no more).",
                 ("upstream", "reason"),
-                at_most=48,
+                at_most=40,
                 folds=("upstream",),
             )
         )

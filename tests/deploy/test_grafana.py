@@ -2,6 +2,7 @@
 
 import enum
 import json
+import math
 import types
 import typing
 from itertools import combinations
@@ -12,6 +13,8 @@ import pytest
 from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from tests.deploy.conftest import Night
 
 FILE = Path(__file__).parents[2] / "deploy" / "grafana" / "wakegate.json"
 DASHBOARD: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
@@ -116,6 +119,33 @@ def test_every_panel_says_what_it_shows() -> None:
     for panel in CHARTS:
         assert panel["title"] and panel["description"].endswith("."), panel["title"]
         assert panel["targets"]
+
+
+GRAFANAS_OWN = {
+    "$__rate_interval": "1m",
+    "$__range": "5m",
+    "$__interval": "1s",
+    "$instance": ".*",
+    "$upstream": ".*",
+}
+QUERIES = [
+    pytest.param(target, id=f"{panel['title']} {target['refId']}") for panel in CHARTS for target in panel["targets"]
+]
+
+
+def filled(expr: str) -> str:
+    """As Grafana would send it."""
+    for name, value in GRAFANAS_OWN.items():
+        expr = expr.replace(name, value)
+    assert "$" not in expr
+    return expr
+
+
+@pytest.mark.parametrize("target", QUERIES)
+def test_every_query_returns_data(night: Night, target: dict[str, Any]) -> None:
+    """Numbers, that is: a quantile of nothing is a series, too, of NaN."""
+    expr = filled(target["expr"])
+    assert any(map(math.isfinite, night.prometheus.numbers(expr, night.began))), expr
 
 
 def test_it_works_with_any_prometheus_any_gateway_and_any_upstream() -> None:

@@ -1,8 +1,10 @@
-"""deploy/prometheus: promtool agrees with every file, and alerts fire when they should and only then."""
+"""deploy/prometheus: promtool agrees with every file, alerts fire when they should and only then, and a real Prometheus
+that scrapes a real worker has the callers' own counts."""
 
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from gateway.records.metrics import Metrics
+from tests.deploy.conftest import ROUTE, Night
 from tests.records.test_metrics import KEYS, MODELS, ROUTES, everything
 
 ROOT = Path(__file__).parents[2]
@@ -88,3 +91,73 @@ def test_the_guide_has_every_alert_with_its_severity() -> None:
     for rule in rules(ALERTS):
         assert f"| `{rule['alert']}` | {rule['labels']['severity']} | " in page
     assert page.count("| `WakeGate") == len(rules(ALERTS))
+
+
+# --- A real Prometheus, and a real worker ---------------------------------------------------------------------------
+
+
+def test_prometheus_takes_the_page_with_the_key_and_nobody_without(night: Night) -> None:
+    """The job for a fleet sends one; the other does not, and METRICS_AUTH_ENABLED is on."""
+    assert max(night.prometheus.numbers(night.of("up", platform="test"), night.began)) == 1
+    assert max(night.prometheus.numbers(night.of("up", job="wakegate"), night.began)) == 0
+    assert max(night.prometheus.numbers(night.of("scrape_samples_scraped"), night.began)) > 100
+
+
+def test_scraping_wakes_nothing_and_keeps_nothing_awake(night: Night) -> None:
+    """Twice a second all the time; IDLE_TIMEOUT is a second and a half."""
+    assert night.scrapes_before >= 3
+    assert night.starts_before == 0
+    assert night.prometheus.value(night.last("wakegate_state", state="stopped")) == 1
+
+
+def test_what_prometheus_counted_is_what_the_callers_counted(night: Night) -> None:
+    def counted(label: str, metric: str) -> dict[str, float]:
+        found = night.prometheus.by(label, f"sum by ({label}) ({night.last(metric)})")
+        return {word: value for word, value in found.items() if value}
+
+    assert counted("outcome", "wakegate_requests_total") == night.outcomes
+    assert counted("code", "wakegate_request_errors_total") == night.codes
+    assert counted("code", "wakegate_http_rejects_total")["route_not_found"] == 1
+    assert night.prometheus.value(night.last("wakegate_input_tokens_total")) == night.tokens["input"]
+    assert night.prometheus.value(night.last("wakegate_output_tokens_total")) == night.tokens["output"]
+
+
+def test_what_was_waited_and_woken_for_is_seen(night: Night) -> None:
+    ask = night.prometheus.value
+    assert ask(f"max_over_time({night.of('wakegate_requests_in_flight')}[5m])") == 1
+    assert ask(f"max_over_time({night.of('wakegate_requests_waiting')}[5m])") == 1
+    assert ask(night.last("wakegate_wake_wait_seconds_count")) == 2
+    reached = night.outcomes["answered"] + night.outcomes["left"]
+    assert ask(night.last("wakegate_time_to_first_byte_seconds_count", route=ROUTE)) == reached
+
+
+def test_starts_and_ends_are_seen_with_their_reasons(night: Night) -> None:
+    """Woken, killed, started again, and stopped when nobody came."""
+    assert night.prometheus.value(night.last("wakegate_starts_total")) == 2
+    outcomes = night.prometheus.by("outcome", night.last("wakegate_starts_ended_total"))
+    assert {word: number for word, number in outcomes.items() if number} == {"ready": 2}
+    reasons = night.prometheus.by("reason", night.last("wakegate_engine_ends_total"))
+    assert {word: number for word, number in reasons.items() if number} == {"crashed": 1, "idle": 1}
+
+
+def test_the_time_that_is_paid_for_is_the_time_in_which_it_ran(night: Night) -> None:
+    spent = night.prometheus.by("state", night.last("wakegate_state_seconds_total"))
+    assert spent["starting"] + spent["ready"] > 2 * 0.1
+    assert spent["ready"] >= 1, "IDLE_TIMEOUT, less what two scrapes may miss"
+    assert sum(spent.values()) <= time.time() - night.began + 5
+
+
+@pytest.mark.parametrize("rule", rules(RULES), ids=lambda rule: rule["record"])
+def test_every_recorded_series_is_there(night: Night, rule: dict[str, Any]) -> None:
+    assert night.prometheus.numbers(rule["record"], night.began)
+
+
+def test_every_rule_can_be_carried_out_and_asks_for_what_is_there(night: Night) -> None:
+    groups = night.prometheus.get("rules")["groups"]
+    mine = [rule for group in groups for rule in group["rules"]]
+    assert len(mine) == len(rules(RULES)) + len(rules(ALERTS))
+    assert {rule["health"] for rule in mine} == {"ok"}
+    there = set(night.prometheus.get("label/__name__/values"))
+    for rule in rules(ALERTS):
+        for name in re.findall(r"(?:\w+:)?\bwakegate_\w+(?::\w+)?", rule["expr"]):
+            assert name in there, f"{name}, which {rule['alert']} asks for, has no series"
