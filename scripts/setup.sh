@@ -483,6 +483,8 @@ test_tools='
   mount       mount       volumes that fill, vanish and come back
   faketime    faketime    logs that grow old
   openssl     openssl     certificates for the tests of TLS
+  nginx       nginx-light a proxy in front, as the docs configure it
+  caddy       caddy       another one
   setpriv     util-linux  tests as somebody who is not root
   promtool    prometheus  lints the metrics and their alerts; its Prometheus scrapes a worker
   curl        curl        the README pastes it
@@ -492,7 +494,7 @@ test_tools='
 set_up_for_tests() {
   local command package why missing=()
   while read -r command package why; do
-    [[ -z $command ]] || hash "$command" 2>/dev/null || missing+=("$package")
+    [[ -z $command ]] || hash "$command" 2>/dev/null || [[ -x /usr/sbin/$command ]] || missing+=("$package")
   done <<<"$test_tools"
   if ! known_python; then
     find_python
@@ -512,9 +514,14 @@ set_up_for_tests() {
 }
 
 keep_from_starting() { # PACKAGE…: Debian starts the services that it installs, and nobody asked for a Prometheus on port 9090
-  if [[ " $* " == *" prometheus "* ]] && ((EUID == 0)) && hash systemctl 2>/dev/null; then
-    systemctl mask prometheus.service >>"$log" 2>&1 || true
-  fi
+  local package
+  ((EUID == 0)) && hash systemctl 2>/dev/null || return 0
+  for package; do
+    case $package in
+      prometheus | caddy) systemctl mask "$package.service" >>"$log" 2>&1 || true ;;
+      nginx-light) systemctl mask nginx.service >>"$log" 2>&1 || true ;;
+    esac
+  done
 }
 
 has_test_packages() { known_python && has base llama demo test check; }

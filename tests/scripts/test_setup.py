@@ -301,4 +301,6 @@ def test_a_python_built_with_pgo_is_preferred_then_the_newest(bash):
 def test_a_service_that_the_tests_bring_is_kept_from_starting(bash):
     tool(bash.root, "systemctl", 'echo "$@" >>"$HOME/told"; exit 1')
     assert bash('log=/dev/null; keep_from_starting shellcheck; cat "$HOME/told" 2>/dev/null; echo') == ""
-    assert bash('log=/dev/null; keep_from_starting make prometheus; cat "$HOME/told"') == "mask prometheus.service"
+    assert bash('log=/dev/null; keep_from_starting make prometheus nginx-light; cat "$HOME/told"') == (
+        "mask prometheus.service\nmask nginx.service"
+    )
