@@ -3,6 +3,9 @@
 Lines begin with `[gateway]`, as guides and scripts expect. A request's line carries ids, numbers and codes, never a
 key, a prompt or an answer. What strangers or engines said is shown with its control characters escaped: it cannot end
 a line, begin another, or speak to the terminal.
+
+Until the logs are there, and after their end, lines are printed where they are said; in between (`install`) they go to
+the logs, which write the console on a thread of their own.
 """
 
 import json
@@ -11,10 +14,9 @@ import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
     ord("\n"): "\\n",
@@ -26,13 +28,61 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0
 _CONTROLS_IN_A_BLOCK = {code: name for code, name in _CONTROLS.items() if code != ord("\n")}
 
 
-def say(line: str) -> None:
-    """One line on the console."""
-    show(f"[gateway] {line.translate(_CONTROLS)}")
+class Sink(Protocol):
+    """Who takes the lines once the logs are there (`gateway.records.logs.Logs`)."""
+
+    def say(self, line: str, level: str = "info", *, always: bool = False) -> None: ...
+
+    def record(self, text: str, level: str) -> None: ...
+
+    def show(self, block: str) -> None: ...
+
+
+_sink: Sink | None = None
+
+
+def install(sink: Sink) -> None:
+    """From now on lines go to the logs, which write the console on a thread of their own."""
+    global _sink
+    _sink = sink
+
+
+def uninstall() -> None:
+    """Back to the console itself: before the logs are closed, so that the last lines are seen."""
+    global _sink
+    _sink = None
+
+
+def escaped(text: str, *, keep_lines: bool = False) -> str:
+    """Without anything that could end a line, or speak to a terminal."""
+    if text.isprintable():
+        return text
+    return text.translate(_CONTROLS_IN_A_BLOCK if keep_lines else _CONTROLS)
+
+
+def say(line: str, level: str = "info", *, always: bool = False) -> None:
+    """One happening. `always`: on the console whatever LOG_TO and LOG_LEVEL say: guides and scripts wait for it."""
+    if _sink is not None:
+        _sink.say(line, level, always=always)
+    else:
+        _print(f"[gateway] {escaped(line)}")
 
 
 def show(block: str) -> None:
-    """Lines of our own making. A console that is gone is nobody's reason to fail a request."""
+    """Lines of our own making, on the console only."""
+    if _sink is not None:
+        _sink.show(block)
+    else:
+        _print(block)
+
+
+def show_once(block: str) -> None:
+    """For the person who looks at the terminal at this moment: no log keeps it, and nothing is taken out of it."""
+    _print(block)
+
+
+def _print(block: str) -> None:
+    """A console that is gone is nobody's reason to fail a request."""
     try:
         sys.stdout.write(block + "\n")
         sys.stdout.flush()
@@ -44,17 +94,36 @@ class OneLine(logging.Formatter):
     """A message on one line, whatever stands in it; a traceback after it on its own lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = record.message.translate(_CONTROLS)
+        record.message = escaped(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        return super().formatException(ei).translate(_CONTROLS_IN_A_BLOCK)
+        return escaped(super().formatException(ei), keep_lines=True)
+
+
+class ToConsole(logging.Handler):
+    """Where the logging module's records go: the same way as what is said."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except (TypeError, ValueError):
+            self.handleError(record)  # a library's format string that does not fit its arguments
+            return
+        if _sink is not None:
+            _sink.record(text, _level_of(record.levelno))
+        else:
+            _print(f"[gateway] {text}")
+
+
+def _level_of(number: int) -> str:
+    return next((name for name, least in reversed(LEVELS.items()) if number >= least), "debug")
 
 
 def set_up_logging(level: str) -> None:
     """The libraries' and our own log records go to the console in the same form."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(OneLine("[gateway] %(levelname)s %(name)s: %(message)s"))
+    handler = ToConsole()
+    handler.setFormatter(OneLine("%(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, LEVELS[level]))

@@ -10,7 +10,17 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.records.console import Welcome, progress_line, ready_banner, request_line, say, set_up_logging, show
+from gateway.records.console import (
+    Welcome,
+    install,
+    progress_line,
+    ready_banner,
+    request_line,
+    say,
+    set_up_logging,
+    show,
+    uninstall,
+)
 
 ODD_NAMES = ["demo", "org/name:Q4_K_M", "it's", 'a "quoted" \\ one', "$(reboot) `reboot`", "ünïcode 😀", "a\nb"]
 KEYS = ["$API_KEY", "$(cat /data/keys/first-key.txt)", "$(cat '/data/my keys/first-key.txt')", None]
@@ -189,3 +199,43 @@ def test_progress_is_a_bar_only_where_it_is_known() -> None:
     assert progress_line("downloading", 0.4, "2 of 5 GiB") == "downloading ########------------ 40% 2 of 5 GiB"
     assert progress_line("loading", 1.0, "") == f"loading {'#' * 20} 100%"
     assert progress_line("booting", None, "") == "booting"
+
+
+# --- once the logs are there
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def say(self, line: str, level: str = "info", *, always: bool = False) -> None:
+        self.calls.append(("say", line, level, always))
+
+    def record(self, text: str, level: str) -> None:
+        self.calls.append(("record", text, level))
+
+    def show(self, block: str) -> None:
+        self.calls.append(("show", block))
+
+
+def test_lines_go_to_the_logs_while_they_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    heard = Heard()
+    install(heard)
+    try:
+        say("one")
+        say("two", "warning", always=True)
+        show("block")
+        with logging_set_up():
+            logging.getLogger("gateway").error("a\nb")
+            logging.getLogger("aiohttp").log(45, "odd level")
+    finally:
+        uninstall()
+    say("three")
+    assert capsys.readouterr().out == "[gateway] three\n"
+    assert heard.calls == [
+        ("say", "one", "info", False),
+        ("say", "two", "warning", True),
+        ("show", "block"),
+        ("record", "ERROR gateway: a\\nb", "error"),
+        ("record", "Level 45 aiohttp: odd level", "error"),
+    ]

@@ -22,9 +22,10 @@ The socket carries JSON lines.
                      {"exited": code, or minus the signal, "tail": [last lines]} · {"gone": true}: nothing of it lives
 """
 # Without pathlib: it is a third of the start-up time here, and thousands of /proc files are read by name.
-# ruff: noqa: PTH105, PTH116, PTH119, PTH123, PTH208
+# ruff: noqa: PTH104, PTH116, PTH119, PTH123, PTH208
 
 import ctypes
+import fcntl
 import json
 import os
 import selectors
@@ -51,6 +52,9 @@ AFTERMATH = 2.0
 """Seconds that are left to the other processes after an ordered stop ended the first one (a shell around an engine)."""
 LINES_EVERY = 1.0
 REOPEN_EVERY = 5.0
+TOUCH_EVERY = 60.0
+BEGAN = "[guard] %Y-%m-%dT%H:%M:%SZ begin of this file\n"
+HEADER = len("[guard] 2026-11-21T00:00:00Z begin of this file\n")
 TAIL_LINES, TAIL_LINE, TAIL_BYTES = 40, 400, 8192
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -179,7 +183,10 @@ def sweep(cookie: str, *, session: int = 0, patience: float = 5.0) -> int:
 
 
 class OutputLog:
-    """What the engine prints, in a file that never grows past `limit` bytes twice (itself and one `.1`).
+    """What the engine prints, in a file that is rotated when it is larger than `limit` or older than `every` seconds.
+
+    The old one is called `<name>_<UTC time>.txt` then; the gateway compresses it, and removes the oldest. Each file
+    begins with a line that says when it began, by which a guard that comes later knows its age.
 
     A thread of its own writes, behind a bounded queue: a volume that hangs must not stop the guard, and a full or
     read-only one must not stop the engine. What cannot be written is dropped and counted, and said once it works again.
@@ -187,12 +194,17 @@ class OutputLog:
 
     PENDING = 1 << 20
 
-    def __init__(self, path: str, limit: int) -> None:
+    def __init__(self, path: str, limit: int, every: float = float("inf")) -> None:
         self._path = path
         self._limit = max(limit, 4096)
+        self._every = every
         self._fd = -1
         self._size = 0
+        self._began = 0.0
+        """Unix time at which the file was begun."""
+        self._renamed_at = 0.0
         self._retry_at = 0.0
+        self._touch_at = 0.0
         self._queue: deque[bytes] = deque()
         self._pending = 0
         self.lost = 0
@@ -225,18 +237,22 @@ class OutputLog:
                 self._idle = not self._queue
                 if self._idle:
                     self._wake.notify_all()
-                self._wake.wait_for(lambda: bool(self._queue))
+                self._wake.wait_for(lambda: bool(self._queue), TOUCH_EVERY)
                 data = b"".join(self._queue)
                 self._queue.clear()
                 self._pending = 0
-            self._put(data)
+            if data:
+                self._put(data)
+            self._touch()
 
     def _put(self, data: bytes) -> None:
         left = data
         try:
             if self._open():
                 if told := self.lost:
-                    self._append(b"[guard] %d bytes could not be written here.\n" % told)
+                    note = b"[guard] %d bytes could not be written here.\n" % told
+                    while note:
+                        note = note[self._append(note) :]
                     with self._wake:
                         self.lost -= told
                 while left:
@@ -247,15 +263,38 @@ class OutputLog:
             self.lost += len(left)
 
     def _append(self, data: bytes) -> int:
-        """As much as fits before the limit, after a rotation where it is reached. Returns how much; raises OSError."""
-        if self._size >= self._limit:
-            self._close()
-            os.replace(self._path, self._path + ".1")
-            self._retry_at = 0.0
-            self._open()
-        written = os.write(self._fd, data[: self._limit - self._size])
+        """As much as fits before the limit, in whole lines if it can be, after a rotation where it is due. Returns how
+        much, which may be nothing; raises OSError."""
+        if self._size >= self._limit or self._is_old():
+            self._rotate()
+        if len(data) > self._limit - self._size:
+            whole = data.rfind(b"\n", 0, self._limit - self._size) + 1
+            if not whole and self._size > HEADER:
+                self._rotate()
+                return 0
+            data = data[: whole or self._limit - self._size]
+        written = os.write(self._fd, data)
         self._size += written
         return written
+
+    def _is_old(self) -> bool:
+        now = time.time()
+        self._began = min(self._began, now)  # the clock was set back
+        return self._size > HEADER and now - self._began >= self._every
+
+    def _rotate(self) -> None:
+        self._renamed_at = max(time.time(), self._renamed_at + 1e-5)  # no two get one name
+        if self._is_at_its_name():
+            os.rename(self._path, rotated_name(self._path, self._renamed_at))
+        self._close()
+        self._retry_at = 0.0
+        self._open()
+
+    def _is_at_its_name(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
 
     def _open(self) -> bool:
         """Whether there is a file to write to: the one that has the name now, not one moved or unmounted under us."""
@@ -264,15 +303,49 @@ class OutputLog:
             return self._fd >= 0
         self._retry_at = now + REOPEN_EVERY
         if self._fd >= 0:
-            try:
-                if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
-                    return True
-            except FileNotFoundError:
-                pass  # moved away by somebody's log rotation
-            self._close()
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            if self._is_at_its_name():
+                return True
+            self._close()  # moved away by somebody's log rotation
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._size = os.fstat(self._fd).st_size
+        self._retry_at = now + REOPEN_EVERY
+        self._touch_at = now + TOUCH_EVERY
+        self._lock()
+        if self._size:
+            self._began = self._read_began()
+        else:
+            self._began = time.time()
+            self._size += os.write(self._fd, time.strftime(BEGAN, time.gmtime(self._began)).encode())
         return True
+
+    def _lock(self) -> None:
+        """So that no gateway on this machine takes it for a dead one's. Given back by closing."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pass  # no locks on this volume: its time says that it is live
+
+    def _read_began(self) -> float:
+        """An earlier guard of this boot began the file, and wrote when; or else as if it were new."""
+        text = os.pread(self._fd, HEADER, 0).decode("ascii", "replace")
+        try:
+            # Without strptime, which imports half the library.
+            year, month, day = int(text[8:12]), int(text[13:15]), int(text[16:18])
+            hour, minute, second = int(text[19:21]), int(text[22:24]), int(text[25:27])
+            return time.mktime((year, month, day, hour, minute, second, 0, 0, 0)) - time.timezone
+        except (ValueError, OverflowError, TypeError):
+            return time.time()
+
+    def _touch(self) -> None:
+        """A sign of life in the file's time, for the gateways that make room on the volume."""
+        now = time.monotonic()
+        if self._fd >= 0 and now >= self._touch_at:
+            self._touch_at = now + TOUCH_EVERY
+            try:
+                os.utime(self._fd)
+                self._lock()
+            except OSError:
+                pass  # the next write says what is wrong
 
     def _close(self) -> None:
         if self._fd >= 0:
@@ -282,6 +355,13 @@ class OutputLog:
             except OSError:
                 pass  # a network file system reports its late write errors here; they are counted as lost already
         self._retry_at = time.monotonic() + REOPEN_EVERY
+
+
+def rotated_name(path: str, when: float) -> str:
+    """`…_engine.txt` as it is called once it is rotated. The gateway knows it by this (records/logs/names.py)."""
+    seconds, fraction = divmod(when, 1)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{int(fraction * 1e6):06d}Z"
+    return f"{path.removesuffix('.txt')}_{stamp}.txt"
 
 
 class Tail:
@@ -324,6 +404,8 @@ class Order:
     cookie: str
     log: str
     log_limit: int
+    log_every: float = 86400.0
+    """Seconds after which the log is rotated."""
     stop_command: list[str] = field(default_factory=list)
     keep_fds: list[int] = field(default_factory=list)
     """Descriptors that the engine inherits under the same number (the pipe for its news)."""
@@ -351,7 +433,7 @@ class Guard:
         self._lines_due = float("inf")
         self._lines_after = 0.0
         self.tail = Tail()
-        self.log = OutputLog(order.log, order.log_limit)
+        self.log = OutputLog(order.log, order.log_limit, order.log_every)
         self.selector = selectors.DefaultSelector()
         self.libc = load_libc()
 

@@ -82,6 +82,7 @@ class GuardedEngine:
         cookie: str,
         log: str,
         log_limit: int,
+        log_every: float = 86400.0,
         stop_argv: Sequence[str] = (),
         keep_fds: Sequence[int] = (),
         executor: Executor | None = None,
@@ -96,6 +97,7 @@ class GuardedEngine:
                 "cookie": cookie,
                 "log": log,
                 "log_limit": log_limit,
+                "log_every": log_every,
                 "stop_command": list(stop_argv),
                 "keep_fds": list(keep_fds),
             }

@@ -117,7 +117,7 @@ class LocalProvider:
     """The provider `local`. One engine at a time; a second start while the first still lives is refused.
 
     `run_folder` is the private one (0700, on tmpfs): sockets and engine keys go there. `boot` is this process's nonce.
-    `log_path` is the engine's own log.
+    `log_path` is the engine's own log, rotated at `log_limit` bytes and after `log_every` seconds.
     """
 
     name = "local"
@@ -131,6 +131,7 @@ class LocalProvider:
         boot: str,
         log_path: Path,
         log_limit: int = 20 << 20,
+        log_every: float = 86400.0,
         environment: Mapping[str, str] = os.environ,
         installed: Callable[[], Installed] = find_installed,
         executor: Executor | None = None,
@@ -145,6 +146,7 @@ class LocalProvider:
         self._boot = boot
         self._log_path = log_path
         self._log_limit = log_limit
+        self._log_every = log_every
         self._environment = environment
         self._installed = installed
         self._executor = executor
@@ -371,6 +373,7 @@ class LocalProvider:
             cookie=run.cookie,
             log=str(self._log_path),
             log_limit=self._log_limit,
+            log_every=self._log_every,
             stop_argv=launch.stop_argv,
             keep_fds=(pipe.write_end,) if tells else (),
             executor=self._executor,

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from gateway.providers.local import guard
 from gateway.providers.local.guarded import GUARD
+from gateway.records.logs import names
 from tests.support.engines import GATEWAY_STAND_IN, alive, fake_engine, text_of, wait_until, with_cookie
 
 SOON = 2.0
@@ -221,7 +223,45 @@ async def test_a_log_that_was_moved_away_is_begun_again(tmp_path: Path, monkeypa
     path.rename(tmp_path / "log.moved")
     log.write(b"two\n")
     log.flush(5)
-    assert path.read_text() == "two\n"
+    begin, line = path.read_text().splitlines()
+    assert begin.startswith("[guard] 20") and line == "two"
+
+
+def test_a_log_that_grew_old_is_rotated_even_by_a_guard_that_came_later(tmp_path: Path) -> None:
+    """An engine that is stopped and started again writes to the same file: its age is read from its first line."""
+    path = tmp_path / "20261121T000000Z_w_engine.txt"
+    old = time.strftime(guard.BEGAN, time.gmtime(time.time() - 100))
+    path.write_text(f"{old}long ago\n")
+    for every, files in ((200.0, 1), (99.0, 2), (99.0, 2)):
+        log = guard.OutputLog(str(path), 1 << 20, every)
+        log.start()
+        log.write(b"again\n")
+        log.flush(5)
+        assert len(list(tmp_path.iterdir())) == files
+    rotated = next(file for file in tmp_path.iterdir() if file != path)
+    assert rotated.read_text() == f"{old}long ago\nagain\n"
+    assert path.read_text().splitlines()[1:] == ["again", "again"]
+
+
+def test_a_rotated_log_has_the_name_by_which_the_gateway_knows_it() -> None:
+    name = guard.rotated_name("/logs/20261121T000000Z_pod-1_engine.txt", 1795262400.25)
+    assert name == "/logs/" + names.rotated("20261121T000000Z_pod-1_engine.txt", 1795262400.25)
+    assert names.parse(Path(name).name).is_engine
+
+
+def test_a_log_is_cut_between_lines(tmp_path: Path) -> None:
+    path = tmp_path / "engine.txt"
+    log = guard.OutputLog(str(path), 4096)
+    log.start()
+    for number in range(1000):
+        log.write(b"line %d of an engine that talks\n" % number)
+    log.write(b"x" * 10_000 + b"\n")
+    log.flush(5)
+    files = sorted(tmp_path.iterdir(), key=lambda file: (file == path, file.name))
+    assert all(file.stat().st_size <= 4096 for file in files)
+    lines = [line for file in files for line in file.read_text().splitlines() if not line.startswith("[guard]")]
+    assert lines[:1000] == [f"line {number} of an engine that talks" for number in range(1000)]
+    assert "".join(lines[1000:]) == "x" * 10_000, "only a line longer than a file is cut"
 
 
 CAN_MOUNT = shutil.which("unshare") is not None and subprocess.run(["unshare", "-m", "true"]).returncode == 0
