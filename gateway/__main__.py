@@ -8,7 +8,7 @@ def main() -> int:
         from gateway.cli import main as command_line
 
         return command_line()
-    from gateway.app import main as gateway
+    from gateway.process import main as gateway
 
     return gateway()
 

@@ -1,50 +1,52 @@
 """The composition root: builds every room from the settings, wires them, starts and closes them.
 
 Nothing else knows all rooms, and nothing else may assume that there is one upstream only. The order of a start:
-settings, ports, then the engine; the order of an end: no new callers, running answers, the engine, the ports.
+ports, then the engine; the order of an end: no new callers, running answers, the engine, the ports. `process.py` is
+the process around it.
 """
 
 import asyncio
 import errno
-import gc
 import os
-import platform
-import re
-import secrets
-import signal
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 from aiohttp import web
 
-from gateway import assembly, surroundings
+from gateway import assembly
 from gateway.assembly import Boot, CannotStart
 from gateway.conductor import Conductor, Snapshot
 from gateway.conductor import Limits as ConductorLimits
-from gateway.config import Settings, SettingsError
+from gateway.config import Settings
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
-from gateway.policy.lifecycle.states import State
-from gateway.proxy.bodies import Bodies, BodyLimits
-from gateway.proxy.checker import Checker
-from gateway.proxy.checks import Rules, refused_fields
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream, Upstreams
-from gateway.records.console import Welcome, progress_line, ready_banner, request_line, say, set_up_logging, show
+from gateway.records import console
+from gateway.records.boot_log import BootLog
+from gateway.records.console import Welcome, ready_banner, say, show
 from gateway.records.ended import Ended
-from gateway.records.metrics import Metrics, UpstreamFacts
+from gateway.records.facts import boot_facts, version
+from gateway.records.logs import Logs
+from gateway.records.metrics import Metrics
+from gateway.records.pulse import Pulse
+from gateway.records.readings import ProcessFacts
+from gateway.records.redact import Redactor
 from gateway.records.starts import StartTimes
 from gateway.records.status import Status, StatusFile
 from gateway.surroundings import Surroundings
+from gateway.telling import Telling
+from gateway.web.cors import Cors
 from gateway.web.door import Door, Patience, Visit
+from gateway.web.gate import Gate
 from gateway.web.pages import Pages
-from gateway.web.routes import Routes
-from gateway.web.wire import Server, parser_is_compiled
+from gateway.web.peers import Peers
+from gateway.web.routes import INFERENCE, Routes
+from gateway.web.scrape import Scrape, SideDoor
+from gateway.web.tls import Certificate, CertificateError, Reload, TlsSite
+from gateway.web.wire import Server
 from health.status import Status as HealthStatus
 from health.status import ping_code
 
@@ -55,47 +57,79 @@ ENGINE_SLOTS_UNKNOWN = 2000
 SLOW_START = 90.0
 LARGE_MODEL = 8 * 10**9
 """Where HEALTH_MODE=auto means hold on RunPod's load balancer: it gives up on a worker after two minutes."""
+SHORT_OF_MEMORY = 0.9
+"""The share of the memory that we may use from which on new requests are refused, rather than all that run be lost."""
 
 
 class Gateway:
     """One gateway: all rooms, from listening to closed."""
 
-    def __init__(self, settings: Settings, around: Surroundings, boot: Boot) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        around: Surroundings,
+        boot: Boot,
+        logs: Logs | None = None,
+        redact: Redactor | None = None,
+    ) -> None:
+        """Raises CannotStart. Without logs of the caller's there are none."""
         self.settings = settings
         self._around = around
         self._boot = boot
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
-        self._listening = False
-        self._draining = False
+        self._listening = self._draining = self._welcomed = False
         self._mode = "strict"
-        self._status = StatusFile(boot.run_folder, boot.nonce)
-        self._written: Status | None = None
-        self._shown_state: State | None = None
-        self._shown_reason = ""
-        self._shown_progress = ("", -1)
-        self._start_began = self._began
-        self._welcomed = False
-        self._starts = StartTimes(settings.data_dir / "state" / "starts.json")
-        self.metrics = Metrics()
-        self.access = assembly.make_access(settings, around)
+        self._memory = 0
+        self._side: Server | None = None
+        self._runners: list[web.ServerRunner] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._make_records(logs, redact or Redactor(settings.secrets()))
         self.provider = assembly.make_provider(settings, boot)
-        self.conductor = self._make_conductor()
-        self._bodies = Bodies(
-            BodyLimits(size=settings.max_request_body_size),
-            Checker(Rules(refused=refused_fields(",".join(settings.refuse_fields)), media_hosts=settings.media_hosts)),
-            on_repair=self.metrics.surrogates.inc,
+        self._telling = Telling(
+            metrics=self.metrics,
+            boot_log=self.boot_log,
+            clock=self._loop.time,
+            on_state=self._write_status,
+            on_ready=self._became_ready,
+            engine_line=lambda: getattr(self.provider, "command_line", ()),
         )
+        self.conductor = self._make_conductor()
+        self.quotas = assembly.make_quotas(settings, boot, now=self._loop.time())
+        self._bodies = assembly.make_bodies(settings, on_repair=self.metrics.surrogates.inc)
         self._upstreams = Upstreams(lambda endpoint: Upstream(endpoint, self._upstream_limits()))
+        self._gate = self._make_gate()
+        self._scrape = Scrape(
+            self.conductor, self._upstreams, self.metrics, open_to_all=not settings.metrics_auth_enabled
+        )
         self.server = Server(
             self._make_door(),
             max_connections=settings.max_connections,
             on_reject=lambda refusal: self.metrics.rejected(refusal.code),
         )
-        self._runner = web.ServerRunner(self.server, handle_signals=False, shutdown_timeout=1.0)
-        self._pulse: asyncio.Task[None] | None = None
+        self.metrics.watch(lambda: (self._telling.facts(self.conductor),))
+        self.metrics.watch_process(self._process_facts)
 
     # -- building ------------------------------------------------------------------------------
+
+    def _make_records(self, logs: Logs | None, redact: Redactor) -> None:
+        """What writes down, and what it must know before anything happens: who may, and which secrets there are."""
+        settings, boot = self.settings, self._boot
+        self._status = StatusFile(boot.run_folder, boot.nonce)
+        self._written: Status | None = None
+        self._starts = StartTimes(settings.data_dir / "state" / "starts.json")
+        self._pulse = Pulse(say)
+        self.metrics = Metrics(
+            version=version(),
+            models=settings.served_model_name or assembly.known_names(settings, boot),
+            key_names=settings.metrics_key_names,
+            routes=[route.path for route in INFERENCE],
+        )
+        self.access = assembly.make_access(settings, self._around, on_reload=self._keys_reloaded)
+        redact.learn(self.access.secrets)
+        self.certificate = self._make_certificate()
+        self.logs = logs or assembly.make_logs(settings, boot, redact)
+        self.boot_log = BootLog(settings.data_dir / "logs" / "_boot", boot.stamp, redact=redact)
 
     def _make_conductor(self) -> Conductor:
         s = self.settings
@@ -120,7 +154,7 @@ class Gateway:
             admission,
             limits=ConductorLimits(stop_within=10.0, drain_reserve=reserve),
             limits_for=self._line_limits if s.max_concurrent_requests is None else None,
-            on_change=self._changed,
+            on_change=self._telling.changed,
         )
 
     def _line_limits(self, slots: int) -> AdmissionLimits:
@@ -142,18 +176,41 @@ class Gateway:
             heartbeat=s.heartbeat_interval,
         )
 
+    def _make_certificate(self) -> Certificate | None:
+        if self.settings.tls_cert is None:
+            return None
+        certificate = Certificate(self.settings.tls_cert, self.settings.tls_key, on_reload=self._certificate_reloaded)
+        try:
+            certificate.load()
+        except CertificateError as error:
+            raise CannotStart(str(error)) from error
+        if warning := certificate.warning(time.time()):
+            say(f"warning: {warning}", "warning")
+        return certificate
+
+    def _make_gate(self) -> Gate:
+        s = self.settings
+        return Gate(
+            keys=self.access.keys,
+            admin=self.access.admin,
+            quotas=self.quotas,
+            cors=Cors(s.cors_origins),
+            peers=Peers(s.trusted_proxies),
+            origins=s.cors_origins,
+            secure=self.certificate is not None,
+            on_refused=self.metrics.auth_failed,
+        )
+
     def _make_door(self) -> Door:
         s = self.settings
-        metrics_open = not s.metrics_auth_enabled
-        self.metrics.watch(self._facts)
         return Door(
             conductor=self.conductor,
             upstreams=self._upstreams,
             bodies=self._bodies,
             routes=Routes(s.allowed_paths),
-            show=Pages(self.conductor, self.metrics, ping=self._ping, metrics_open=metrics_open),
-            keys=self.access.keys,
-            admin=self.access.admin,
+            show=Pages(self.conductor, ping=self._ping, records=self._records),
+            scrape=self._scrape if s.metrics_port is None else None,
+            gate=self._gate,
             patience=Patience(
                 grace=min(s.hold_grace, s.heartbeat_interval),
                 heartbeat=s.heartbeat_interval,
@@ -163,19 +220,24 @@ class Gateway:
             strict_models=s.model_check == "strict",
             write_timeout=s.write_timeout,
             on_end=self._ended,
+            is_short_of_memory=self._is_short_of_memory,
         )
 
     # -- from listening to closed --------------------------------------------------------------
 
     async def listen(self) -> None:
-        """Open the port. Raises CannotStart when it is taken."""
+        """Open the ports. Raises CannotStart when one is taken."""
         s = self.settings
-        await self._runner.setup()
+        self.boot_log.begin(boot_facts(s, self._around, assembly.model_text(s, self._boot) or "none named"))
         try:
-            await web.TCPSite(self._runner, s.host, s.port, backlog=1024).start()
-        except OSError as error:
+            await self._open("PORT", self.server, s.port)
+            if s.metrics_port is not None:
+                door = SideDoor(self._scrape, self._gate, self.metrics.rejected)
+                self._side = Server(door, max_connections=64)
+                await self._open("METRICS_PORT", self._side, s.metrics_port)
+        except CannotStart:
             await self.close()
-            raise CannotStart(listen_problem(s.host, s.port, error)) from error
+            raise
         self._listening = True
         self._mode = health_mode(
             s.health_mode,
@@ -183,10 +245,31 @@ class Gateway:
             self._starts.slowest(),
             lambda: assembly.model_size(s, self._boot),
         )
-        self._pulse = self._loop.create_task(self._beat())
-        say(f"Starting gateway on {bracketed(s.host)}:{s.port}")
+        self._tasks.append(self._loop.create_task(self._beat()))
+        self._tasks.append(self._loop.create_task(self.access.keyring.watch()))
+        if self.certificate is not None:
+            self.certificate.watch()
+        self._pulse.start()
+        say(f"Starting gateway on {bracketed(s.host)}:{s.port}", always=True)
         for line in self.access.said:
-            say(line)
+            say(line, always=True)
+        if self.access.made is not None:
+            console.show_once(f"[gateway] The first API key, shown here and now only: {self.access.made}")
+
+    async def _open(self, setting: str, server: Server, port: int) -> None:
+        """Listen on one port; METRICS_PORT never speaks TLS, as Prometheus beside it needs none."""
+        host = self.settings.host
+        runner = runner_of(server)
+        self._runners.append(runner)
+        await runner.setup()
+        try:
+            if self.certificate is not None and server is self.server:
+                most = self.settings.max_connections
+                await TlsSite(runner, server, host, port, self.certificate.context, most=most).start()
+            else:
+                await web.TCPSite(runner, host, port, backlog=1024).start()
+        except OSError as error:
+            raise CannotStart(listen_problem(host, port, error, setting)) from error
 
     def begin(self) -> None:
         """The port listens; now what answers behind it."""
@@ -194,6 +277,13 @@ class Gateway:
             say(f"looking for {assembly.describe_engine(self.settings)}")
         if self.settings.wake_on_start or not self.provider.profile.starts:
             self.conductor.wake()
+
+    def reload(self) -> None:
+        """SIGHUP: keys and certificates are read again now; what came of it is said."""
+        say("SIGHUP: reading keys and certificates again")
+        self.access.keyring.reload()
+        if self.certificate is not None:
+            self.certificate.reload()
 
     async def drain(self) -> None:
         """Let running answers finish, end the rest, stop the engine; all within DRAIN_TIMEOUT."""
@@ -203,27 +293,78 @@ class Gateway:
 
     async def close(self) -> None:
         """Give back everything. After this nothing of the gateway listens or runs."""
-        if self._pulse is not None:
-            self._pulse.cancel()
-        await self.server.close()
-        await self._runner.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        self._pulse.stop()
+        if self.certificate is not None:
+            self.certificate.close()
+        for server in (self.server, self._side):
+            if server is not None:
+                await server.close()
+        for runner in self._runners:
+            await runner.cleanup()
         await self._upstreams.close()
         await self.conductor.close()
         await self._bodies.close()
+        await self._loop.run_in_executor(None, self.quotas.close, self._loop.time(), time.time())
+        self.boot_log.ended("as asked" if self._draining else "it could not start")
+        await self._loop.run_in_executor(None, self.boot_log.flush, 1.0)
 
     @property
     def port(self) -> int:
         """The port that is listened on, also when it was asked for as 0."""
-        for address in self._runner.addresses:
-            return int(address[1])
+        for runner in self._runners:
+            for address in runner.addresses:
+                return int(address[1])
         return self.settings.port
 
     # -- telling -------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
         while True:
+            now = self._loop.time()
+            self._pulse.beat(now)
+            self._memory = resident_memory()
+            self.quotas.beat(now, time.time())
+            self.boot_log.try_again()
             self._write_status(always=True)
             await asyncio.sleep(HEARTBEAT)
+
+    def _is_short_of_memory(self) -> bool:
+        return self._around.memory is not None and self._memory > SHORT_OF_MEMORY * self._around.memory
+
+    def _keys_reloaded(self, ok: bool, line: str) -> None:
+        self.metrics.reloaded("keys", ok)
+        say(line if ok else f"warning: {line}", "info" if ok else "warning")
+        for warning in self.access.keyring.warnings if ok else ():
+            say(f"warning: {warning}", "warning")
+
+    def _certificate_reloaded(self, reload: Reload) -> None:
+        self.metrics.reloaded("tls", reload.ok)
+        say(reload.said if reload.ok else f"warning: {reload.said}", "info" if reload.ok else "warning")
+
+    def _records(self) -> dict[str, object]:
+        """For /health, with a key: how what is written down and read again is doing."""
+        logs = self.logs.facts()
+        found: dict[str, object] = {"logs": logs.reason or "ok", "log_lines_dropped": logs.dropped_lines}
+        if self.settings.api_keys_file is not None:
+            found["keys_file"] = self.access.keyring.state
+        if said := self.quotas.state:
+            found["spent"] = said
+        return found
+
+    def _process_facts(self) -> ProcessFacts:
+        logs = self.logs.facts()
+        has_file = self.settings.api_keys_file is not None
+        return ProcessFacts(
+            heartbeat_age=self._pulse.age,
+            loop_lag=self._pulse.lag,
+            loop_stalls=self._pulse.stalls,
+            log_lines_dropped=logs.dropped_lines,
+            log_bytes_dropped=logs.dropped_bytes,
+            connections=len(self.server.connections),
+            keys_file_ok=self.access.keyring.state == "ok" if has_file else None,
+        )
 
     def _ping(self) -> int:
         now, said = time.monotonic(), self._now()
@@ -246,52 +387,16 @@ class Gateway:
             self._written = status
             self._status.write(status)
 
-    def _changed(self, conductor: Conductor) -> None:
-        """Something was told to the lifecycle: say what is new of it, once."""
-        snapshot = conductor.snapshot()
-        if snapshot.loading is not None:
-            self._show_progress(snapshot)
-        if snapshot.state is self._shown_state:
-            return
-        before, self._shown_state = self._shown_state, snapshot.state
-        self._write_status()
-        self._show_fall(snapshot, before)
-        if snapshot.state is State.STARTING:
-            self._start_began = self._loop.time()
-        elif snapshot.state is State.READY and before is State.STARTING:
-            self._became_ready(self._loop.time() - self._start_began)
-        elif snapshot.state is not State.STOPPED or before is not None:
-            say(snapshot.state.value)
-
-    def _show_fall(self, snapshot: Snapshot, before: State | None) -> None:
-        """Why it failed or crashed, once for each time: the sentence, and what the engine or the model room said."""
-        crashed = before is State.READY and snapshot.state in (State.STARTING, State.STOPPED, State.FAILED)
-        if not snapshot.reason or (snapshot.reason == self._shown_reason and not crashed):
-            return
-        self._shown_reason = snapshot.reason
-        say(snapshot.reason)
-        for line in snapshot.detail.splitlines()[-10:]:
-            say(f"  | {line}")
-
-    def _show_progress(self, snapshot: Snapshot) -> None:
-        """One line per phase and per tenth of it."""
-        loading = snapshot.loading
-        if loading is None:
-            return
-        tenth = int(loading.ratio * 10) if loading.ratio is not None else -1
-        if (loading.phase, tenth) != self._shown_progress:
-            self._shown_progress = (loading.phase, tenth)
-            say(progress_line(loading.phase, loading.ratio, loading.detail))
-
-    def _became_ready(self, seconds: float) -> None:
+    def _became_ready(self, snapshot: Snapshot, seconds: float) -> None:
         if self.provider.profile.starts:
             self._starts.add(seconds)
+        say(f"ready after {seconds:.1f} s")
         if self._welcomed:
-            say(f"ready after {seconds:.1f} s")
             return
         self._welcomed = True
+        secure = self.certificate is not None
         welcome = Welcome(
-            bases=self._around.bases(self.settings.host, self.port),
+            bases=self._around.bases(self.settings.host, self.port, secure=secure),
             model=(self.conductor.models or ("default",))[0],
             engine=self.provider.profile.engine or assembly.describe_engine(self.settings),
             seconds=self._loop.time() - self._began,
@@ -301,70 +406,54 @@ class Gateway:
         show(ready_banner(welcome))
 
     def _ended(self, visit: Visit) -> None:
-        """One request is over: count it, and say one line."""
+        """One request is over: count it, and write its line."""
         reply = visit.reply
         if not visit.route or reply is None:
             if visit.code:
                 self.metrics.rejected(visit.code)
             return
-        first = reply.first_byte_at - visit.began if reply.first_byte_at is not None else None
-        self.metrics.ended(self._what_ended(visit, reply, first))
-        if self.settings.log_level in ("debug", "info"):
-            say(
-                request_line(
-                    (
-                        ("request", visit.request_id),
-                        ("caller_id", visit.caller_id),
-                        ("route", visit.route),
-                        ("status", reply.status or ""),
-                        ("outcome", visit.outcome),
-                        ("code", visit.code),
-                        ("line", f"{reply.timings.get('line', 0):.3f}s"),
-                        ("wake", f"{reply.timings.get('wake', 0):.3f}s"),
-                        ("first_byte", f"{first:.3f}s" if first is not None else ""),
-                        ("took", f"{self._loop.time() - visit.began:.3f}s"),
-                        ("bytes", reply.bytes_sent),
-                    )
-                )
-            )
+        ended = self._what_ended(visit, reply)
+        self.metrics.ended(ended)
+        self.logs.request(ended)
 
-    def _what_ended(self, visit: Visit, reply: Reply, first: float | None) -> Ended:
+    def _what_ended(self, visit: Visit, reply: Reply) -> Ended:
         usage = reply.usage
         return Ended(
             at=time.time(),
             request_id=visit.request_id,
             caller_id=visit.caller_id,
             upstream=self.conductor.name,
-            key="",
+            key=visit.key,
             route=visit.route,
-            model="",
+            model=visit.model,
             status=reply.status,
             outcome=visit.outcome,
             code=visit.code,
-            ended_by="caller" if visit.outcome == "left" else "engine" if visit.outcome == "answered" else "gateway",
-            state="",
+            ended_by=visit.ended_by,
+            state=visit.state,
             line=reply.timings.get("line", 0.0),
             wake=reply.timings.get("wake", 0.0),
-            first_byte=first,
+            first_byte=reply.first_byte_at - visit.began if reply.first_byte_at is not None else None,
             took=self._loop.time() - visit.began,
             tokens_in=usage.prompt if usage else None,
             tokens_out=usage.completion if usage else None,
-            bytes_in=0,
+            bytes_in=visit.bytes_in,
             bytes_out=reply.bytes_sent,
         )
 
-    def _facts(self) -> Iterable[UpstreamFacts]:
-        snapshot = self.conductor.snapshot()
-        activity = snapshot.last_activity
-        yield UpstreamFacts(
-            snapshot.upstream,
-            snapshot.state,
-            snapshot.in_flight,
-            snapshot.waiting,
-            snapshot.starts,
-            None if activity is None else self._loop.time() - activity,
-            snapshot.loading.ratio if snapshot.loading else None,
-        )
+
+def runner_of(server: Server) -> web.ServerRunner:
+    """The drain has waited already: not aiohttp's 60 seconds once more."""
+    return web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory; 0 where nobody says."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - each second
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def health_mode(asked: str, platform_name: str, slowest: float | None, model_size: Callable[[], int]) -> str:
@@ -386,91 +475,9 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def listen_problem(host: str, port: int, error: OSError) -> str:
+def listen_problem(host: str, port: int, error: OSError, setting: str = "PORT") -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"PORT: {port} is taken by another program; stop that one, or set PORT to a free one."
+        return f"{setting}: {port} is taken by another program; stop that one, or set {setting} to a free one."
     if error.errno == errno.EACCES:
-        return f"PORT: {port} may not be opened by this user; set PORT to one above 1023."
+        return f"{setting}: {port} may not be opened by this user; set {setting} to one above 1023."
     return f"HOST: cannot listen on {host}:{port} ({error.strerror or error}); set HOST to an address of this machine."
-
-
-def make_boot(environ: "os._Environ[str]") -> Boot:
-    folder = environ.get("WAKEGATE_RUN_DIR") or tempfile.mkdtemp(prefix="wakegate-")
-    demo = environ.get("WAKEGATE_DEMO_MODEL")
-    nonce = environ.get("WAKEGATE_BOOT") or secrets.token_hex(16)
-    worker = environ.get("RUNPOD_POD_ID") or platform.node() or "worker"
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "_" + re.sub(r"[^A-Za-z0-9.-]+", "-", worker)[:40]
-    return Boot(nonce, Path(folder), Path(demo) if demo else None, stamp)
-
-
-async def serve(settings: Settings, around: Surroundings, boot: Boot) -> int:
-    """The main job, from listening to the end. Returns the exit code. Raises CannotStart."""
-    gateway = Gateway(settings, around, boot)
-    told = asyncio.Event()
-    again = asyncio.Event()
-
-    def end() -> None:
-        (again if told.is_set() else told).set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
-    await gateway.listen()
-    gateway.begin()
-    gc.collect()
-    gc.freeze()  # what start-up made stays: full collections need not look at it
-    await told.wait()
-    say("ending: running answers may finish; a second signal ends at once")
-    draining = loop.create_task(gateway.drain())
-    hurry = loop.create_task(again.wait())
-    await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
-    if not draining.done():
-        gateway.conductor.hurry()
-        await asyncio.wait({draining}, timeout=5)
-    hurry.cancel()
-    await gateway.close()
-    say("ended")
-    return 0
-
-
-def check_parser() -> None:
-    if not parser_is_compiled() or os.environ.get("AIOHTTP_NO_EXTENSIONS"):
-        raise CannotStart(
-            "AIOHTTP_NO_EXTENSIONS: aiohttp runs without its compiled parser, which lets broken requests through; "
-            "unset it, and install aiohttp from a wheel."
-        )
-    import aiohttp
-
-    version = tuple(int(part) for part in aiohttp.__version__.split(".")[:3] if part.isdigit())
-    if version < (3, 14, 5):
-        raise CannotStart(f"aiohttp {aiohttp.__version__} has known holes; install 3.14.5 or newer (3.14).")
-
-
-def loop_factory() -> "asyncio.AbstractEventLoop":
-    """uvloop where it installs: 7 µs less for each chunk of a stream."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-def main() -> int:
-    """The gateway's process. Returns its exit code: 0, or 2 for a setting that is wrong."""
-    try:
-        check_parser()
-        settings, around = surroundings.settings_here(os.environ)
-        set_up_logging(settings.log_level)
-        for warning in settings.warnings:
-            say(f"warning: {warning}")
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            return runner.run(serve(settings, around, make_boot(os.environ)))
-    except SettingsError as error:
-        for warning in error.warnings:
-            say(f"warning: {warning}")
-        for problem in error.problems:
-            print(f"[gateway] {problem}", file=sys.stderr, flush=True)
-        return 2
-    except CannotStart as error:
-        print(f"[gateway] {error}", file=sys.stderr, flush=True)
-        return 2

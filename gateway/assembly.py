@@ -3,18 +3,30 @@
 import os
 import shlex
 import ssl
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 
 from gateway.config import Settings
+from gateway.policy.keys import Key
+from gateway.policy.spending import Spending, problem
 from gateway.providers.base import Loading, Provider
 from gateway.providers.catalogue import provider_class
+from gateway.proxy.bodies import Bodies, BodyLimits
+from gateway.proxy.checker import Checker
+from gateway.proxy.checks import Rules, refused_fields
+from gateway.proxy.media import MediaFetcher
+from gateway.records import lines
+from gateway.records.logs import Formats, LogPlan, Logs
+from gateway.records.spent import Spent, SpentFolder
 from gateway.surroundings import Surroundings
-from gateway.web.auth import Key, Keys, first_key
+from gateway.web.auth import Keys, first_key
+from gateway.web.keyring import Keyring, KeysWrong
+from gateway.web.quota import Quotas
 
 if TYPE_CHECKING:  # the room of models is entered only where there is one to look for
     from gateway.providers.local.models import Places, Wants
@@ -43,39 +55,107 @@ class Access:
 
     keys: Keys
     admin: Keys
+    keyring: Keyring
     shell_key: str | None
     """What to paste for the key; None when keys are off."""
     said: tuple[str, ...]
     """Lines for the console."""
+    made: str | None = None
+    """The key that was made just now, for the person at the terminal."""
+    secrets: tuple[str, ...] = ()
+    """Keys that no setting holds, and no log may."""
 
 
-def make_access(settings: Settings, around: Surroundings) -> Access:
+def make_access(
+    settings: Settings, around: Surroundings, *, on_reload: Callable[[bool, str], None] = lambda ok, line: None
+) -> Access:
     """Who may (INTERFACE: "No key configured"). Raises CannotStart where nobody would be kept out by accident."""
     admin = Keys([Key.of("admin", settings.admin_key.get_secret_value())] if settings.admin_key else [])
+
+    def access(ring: Keyring, shell_key: str | None, *said: str) -> Access:
+        return Access(Keys(ring), admin, ring, shell_key, said)
+
     if settings.auth_enabled is False:
-        return Access(Keys([]), admin, None, ("Keys are off (AUTH_ENABLED=false): anybody who reaches it may use it.",))
-    if settings.api_key is not None:
-        return Access(Keys([Key.of("api-key", settings.api_key.get_secret_value())]), admin, "$API_KEY", ())
+        return access(Keyring(), None, "Keys are off (AUTH_ENABLED=false): anybody who reaches it may use it.")
+    fixed = [Key.of("api-key", settings.api_key.get_secret_value())] if settings.api_key is not None else []
+    if fixed or settings.api_keys_file is not None:
+        ring = _load_keys(settings, fixed, on_reload)
+        count = f"{len(ring.keys) - len(fixed)} keys in {settings.api_keys_file}"
+        said = (count, *(f"warning: {line}" for line in ring.warnings)) if settings.api_keys_file is not None else ()
+        return access(ring, "$API_KEY", *said)
     if settings.auth_enabled is None and around.edge_asks_key:
-        said = "No API_KEY is set: this worker relies on RunPod's edge, which asks callers for a RunPod key."
-        return Access(Keys([]), admin, None, (said,))
+        said_once = "No API_KEY is set: this worker relies on RunPod's edge, which asks callers for a RunPod key."
+        return access(Keyring(), None, said_once)
     if around.fleet:
         raise CannotStart(
             f"API_KEY: not set, and on {around.platform} a key made here would be lost with it; set API_KEY, or "
             "AUTH_ENABLED=false if something in front asks for a key."
         )
-    folder = settings.data_dir / "keys"
+    key, path, made = _first_key(settings.data_dir / "keys")
+    said_of_it = f"{'A first API key was made' if made else 'The API key is the first one made here'}: {path}"
+    found = access(Keyring([Key.of("first-key", key)]), f"$(cat {shlex.quote(str(path))})", said_of_it)
+    return replace(found, made=key if made and around.is_terminal else None, secrets=(key,))
+
+
+def _load_keys(settings: Settings, fixed: list[Key], on_reload: Callable[[bool, str], None]) -> Keyring:
+    """A monthly_spend that nobody can count is an objection: a limit on money that is none."""
+    ring = Keyring(
+        fixed,
+        settings.api_keys_file,
+        on_reload=on_reload,
+        objection=lambda keys: problem(keys, settings.hourly_price),
+    )
     try:
-        key, path, made = first_key(folder)
+        ring.load()
+    except KeysWrong as error:
+        raise CannotStart(str(error)) from error
+    return ring
+
+
+def _first_key(folder: Path) -> tuple[str, Path, bool]:
+    try:
+        return first_key(folder)
     except OSError as error:
         raise CannotStart(
             f"API_KEY: not set, and a first key cannot be kept in {folder} ({error.strerror or error}); "
             "set API_KEY, or DATA_DIR to a folder that can be written."
         ) from error
-    said_of_it = [f"{'A first API key was made' if made else 'The API key is the first one made here'}: {path}"]
-    if made and around.is_terminal:
-        said_of_it.append(f"  {key}")
-    return Access(Keys([Key.of("first-key", key)]), admin, f"$(cat {shlex.quote(str(path))})", tuple(said_of_it))
+
+
+def make_quotas(settings: Settings, boot: Boot, *, now: float) -> Quotas:
+    """What keys may take, and, where an hour has a price, what they have spent, kept on the volume."""
+    if settings.hourly_price is None:
+        return Quotas()
+    worker = f"{boot.stamp.partition('_')[2] or 'worker'}-{settings.port}"
+    spent = Spent(SpentFolder(settings.data_dir / "state" / "spent", worker))
+    return Quotas(Spending(settings.hourly_price, now=now, wall=time.time()), spent)
+
+
+def make_logs(settings: Settings, boot: Boot, redact: Callable[[str], str]) -> Logs:
+    """Not started yet."""
+    plan = LogPlan(
+        data_dir=settings.data_dir,
+        name=settings.log_name,
+        stamp=boot.stamp,
+        to=settings.log_to,
+        form=settings.log_format,
+        level=settings.log_level,
+        max_size=settings.log_max_size,
+        rotate_every=settings.log_rotate_every,
+        total_size=settings.log_total_size,
+    )
+    formats = Formats(lines.text_line, lines.json_line, lines.happening_text, lines.happening_json)
+    return Logs(plan, formats=formats, redact=redact)
+
+
+def make_bodies(settings: Settings, *, on_repair: Callable[[int], None]) -> Bodies:
+    rules = Rules(
+        refused=refused_fields(",".join(settings.refuse_fields)),
+        media_hosts=settings.media_hosts,
+        media_fetch=settings.media_fetch,
+    )
+    media = MediaFetcher() if settings.media_fetch else None
+    return Bodies(BodyLimits(size=settings.max_request_body_size), Checker(rules), media=media, on_repair=on_repair)
 
 
 def model_text(settings: Settings, boot: Boot) -> str | None:

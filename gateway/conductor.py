@@ -93,6 +93,8 @@ class Snapshot:
     ever_ready: bool
     reason: str
     """Why it failed last, as a closed sentence; empty when it did not."""
+    code: str
+    """The refusal's code that callers got for it."""
     detail: str
     """What the engine said then. For the log and the admin key only."""
     instance: Instance | None
@@ -301,6 +303,7 @@ class Conductor:
             idle_at=lifecycle.idle_at,
             ever_ready=lifecycle.ever_ready,
             reason=lifecycle.reason or "",
+            code=lifecycle.code or "",
             detail=self._detail,
             instance=self._run.instance,
         )

@@ -82,6 +82,8 @@ class Refusal:
     status_override: int | None = None
     retry_override: bool | None = None
     close: bool = False
+    why: str = ""
+    """One word for the metrics, where the code alone says too little: of a closed set."""
 
     @property
     def kind(self) -> Kind:
@@ -136,11 +138,12 @@ def refuse(
     headers: tuple[tuple[str, str], ...] = (),
     retry: bool | None = None,
     close: bool = False,
+    why: str = "",
 ) -> Refused:
     """`raise refuse("queue_full", "…")`."""
     if code not in CATALOGUE:
         raise LookupError(f"no such refusal: {code}")
-    return Refused(Refusal(code, message, param, retry_after, headers, status, retry, close))
+    return Refused(Refusal(code, message, param, retry_after, headers, status, retry, close, why))
 
 
 def to_json(body: object) -> bytes:

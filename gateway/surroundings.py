@@ -125,9 +125,10 @@ class Surroundings:
         # Of file systems in user space we know only that somebody's program answers: RunPod's volumes are such.
         return mount is not None and (mount.kind in _NETWORK or mount.kind.startswith("fuse"))
 
-    def bases(self, host: str, port: int) -> tuple[tuple[str, str], ...]:
-        """(for whom, base URL): where callers reach us, the likeliest first. Never empty."""
-        return tuple((whom, f"{url}/v1") for whom, url in self._addresses(host, port))
+    def bases(self, host: str, port: int, *, secure: bool = False) -> tuple[tuple[str, str], ...]:
+        """(for whom, base URL): where callers reach us, the likeliest first. Never empty. `secure`: we speak TLS."""
+        found = ((whom, f"{url}/v1") for whom, url in self._addresses(host, port))
+        return tuple((whom, url.replace("http://", "https://", 1) if secure else url) for whom, url in found)
 
     def _addresses(self, host: str, port: int) -> Iterator[tuple[str, str]]:
         address = _address(host)

@@ -1,11 +1,12 @@
 """Who may call a gateway whose operator said little about keys: INTERFACE's "No key configured", place by place."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gateway.assembly import CannotStart, make_access
+from gateway.assembly import Access, Boot, CannotStart, make_access, make_quotas
 from gateway.config import Settings
 from gateway.errors import Refused
 from gateway.surroundings import Platform, Surroundings
@@ -22,9 +23,14 @@ def bearer(key: str) -> list[tuple[bytes, bytes]]:
     return [(b"Authorization", f"Bearer {key}".encode())]
 
 
+def name_of(access: Access, key: str) -> str:
+    found = access.keys.check(bearer(key))
+    return found.name if found is not None else ""
+
+
 def test_the_key_that_was_set_is_the_only_one(tmp_path: Path) -> None:
     access = make_access(settings(tmp_path, api_key=KEY), HOME)
-    assert access.keys.check(bearer(KEY)) == "api-key"
+    assert name_of(access, KEY) == "api-key"
     with pytest.raises(Refused):
         access.keys.check(bearer("another"))
     assert not list(tmp_path.iterdir()), "no key is made where there is one"
@@ -52,17 +58,20 @@ def test_elsewhere_a_first_key_is_made_and_found_again(tmp_path: Path) -> None:
         kept = folder / "keys" / "first-key.txt"
         key = kept.read_text().strip()
         assert kept.stat().st_mode & 0o777 == 0o600
-        assert access.keys.check(bearer(key)) == "first-key"
+        assert name_of(access, key) == "first-key"
         assert any(str(kept) in line for line in access.said)
-        assert make_access(settings(folder), replace(HOME, platform=platform)).keys.check(bearer(key)) == "first-key"
+        assert name_of(make_access(settings(folder), replace(HOME, platform=platform)), key) == "first-key"
 
 
 def test_the_first_key_itself_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
     """A log collector keeps what it is told, and shows it to others."""
     for is_terminal in (True, False):
         folder = tmp_path / str(is_terminal)
-        said = "\n".join(make_access(settings(folder), replace(HOME, is_terminal=is_terminal)).said)
-        assert ((folder / "keys" / "first-key.txt").read_text().strip() in said) is is_terminal
+        access = make_access(settings(folder), replace(HOME, is_terminal=is_terminal))
+        key = (folder / "keys" / "first-key.txt").read_text().strip()
+        assert access.made == (key if is_terminal else None)
+        assert key not in "\n".join(access.said) and access.secrets == (key,)
+        assert make_access(settings(folder), HOME).made is None, "only when it was made"
 
 
 def test_keys_are_off_only_by_somebodys_decision_and_that_is_said(tmp_path: Path) -> None:
@@ -81,3 +90,50 @@ def test_a_key_that_cannot_be_kept_is_said_in_one_line(tmp_path: Path) -> None:
 def test_without_an_admin_key_nobody_is_an_admin(tmp_path: Path) -> None:
     assert not make_access(settings(tmp_path, api_key=KEY), HOME).admin.knows(bearer(KEY))
     assert make_access(settings(tmp_path, api_key=KEY, admin_key=KEY + "!"), HOME).admin.knows(bearer(KEY + "!"))
+
+
+# --- many keys
+
+FILE = """\
+[[keys]]
+name = "alice"
+hash = "sha256:{hash}"
+monthly_spend = 5.0
+"""
+
+
+def keys_file(folder: Path, key: str) -> Path:
+    path = folder / "keys.toml"
+    path.write_text(FILE.format(hash=hashlib.sha256(key.encode()).hexdigest()))
+    path.chmod(0o600)
+    return path
+
+
+def test_a_file_of_keys_stands_beside_the_key_that_was_set(tmp_path: Path) -> None:
+    given = {"api_keys_file": keys_file(tmp_path, "sk-alice-0123456789"), "hourly_price": "0.34"}
+    access = make_access(settings(tmp_path, api_key=KEY, **given), HOME)
+    assert (name_of(access, KEY), name_of(access, "sk-alice-0123456789")) == ("api-key", "alice")
+    assert not (tmp_path / "keys").exists(), "no first key is made where there is a file of them"
+
+
+def test_a_file_of_keys_that_is_wrong_ends_the_start_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text("[[keys]]\nname = 7\n")
+    for file in (path, tmp_path / "nowhere"):
+        with pytest.raises(CannotStart, match="API_KEYS_FILE") as caught:
+            make_access(settings(tmp_path, api_keys_file=file), HOME)
+        assert "\n" not in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_a_monthly_spend_without_a_price_ends_the_start(tmp_path: Path) -> None:
+    """A limit on money that nobody can count would be none."""
+    with pytest.raises(CannotStart, match="HOURLY_PRICE"):
+        make_access(settings(tmp_path, api_keys_file=keys_file(tmp_path, "sk-alice-0123456789")), HOME)
+
+
+def test_what_was_spent_is_kept_where_an_hour_has_a_price(tmp_path: Path) -> None:
+    boot = Boot("nonce", tmp_path, None, "20261121T140000Z_here")
+    assert make_quotas(settings(tmp_path), boot, now=0.0).spending is None
+    quotas = make_quotas(settings(tmp_path, hourly_price="0.34"), boot, now=0.0)
+    quotas.close(0.0, 1_795_000_000.0)
+    assert quotas.spending is not None

@@ -1,4 +1,4 @@
-"""EXPOSURE: who gets in past the keys, who reads the secrets, and whether TLS will hold. Pure."""
+"""EXPOSURE: who gets in past the keys, who reads the secrets, and whether TLS will hold. Without I/O."""
 
 import shlex
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""THE GATEWAY that runs here already, if one does: what its two ports say. Pure."""
+"""THE GATEWAY that runs here already, if one does: what its two ports say. Without I/O."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""GPU: seen or not, large enough or not, and whether engine and driver fit together. Pure."""
+"""GPU: seen or not, large enough or not, and whether engine and driver fit together. Without I/O."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""MODEL AND ENGINE: is the model there, and is there something that can serve it with these settings? Pure."""
+"""MODEL AND ENGINE: is the model there, and is there something that can serve it with these settings? Without I/O."""
 
 import shlex
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""PLATFORMS: what RunPod, Vast and Modal want, as far as it can be seen from inside. Pure.
+"""PLATFORMS: what RunPod, Vast and Modal want, as far as it can be seen from inside. Without I/O.
 
 The facts: PLATFORMS.md A.1-A.6 of the project's notes, with RunPod's pages `serverless/load-balancing/overview.mdx`,
 `serverless/endpoints/endpoint-configurations.mdx` and `serverless/development/optimization.mdx`; Vast's instance

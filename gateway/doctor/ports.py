@@ -1,4 +1,4 @@
-"""PORTS: taken, forbidden, on an address that is not ours, or silent while the gateway runs. Pure."""
+"""PORTS: taken, forbidden, on an address that is not ours, or silent while the gateway runs. Without I/O."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The doctor's whole visit: look, check, and say it, as text for 80 columns or as JSON. Pure but for `examine`."""
+"""The doctor's whole visit: look, check, and say it, as text for 80 columns or as JSON. Only `examine` does any I/O."""
 
 import json
 import os

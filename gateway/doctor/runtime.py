@@ -1,4 +1,4 @@
-"""RUNTIME: this Python and what is installed in it, and what the machine allows: files, memory, clock. Pure."""
+"""RUNTIME: this Python and what is installed in it, and what the machine allows: files, memory, clock. Without I/O."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How large things are when nobody can be asked: a model by its name, its memory by its size. Pure, and rough."""
+"""How large things are when nobody can be asked: a model by its name, its memory by its size. Rough, without I/O."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Who listens on this machine, by the kernel's tables; and which engine an answer comes from. Pure."""
+"""Who listens on this machine, by the kernel's tables; and which engine an answer comes from. Without I/O."""
 
 import ipaddress
 import json

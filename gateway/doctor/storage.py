@@ -1,4 +1,4 @@
-"""STORAGE: DATA_DIR, the volume it lies on, and room for what has to go there. Pure."""
+"""STORAGE: DATA_DIR, the volume it lies on, and room for what has to go there. Without I/O."""
 
 import shlex
 from collections.abc import Iterator

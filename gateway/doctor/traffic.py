@@ -1,4 +1,4 @@
-"""TRAFFIC: what the request log tells about monitors and about idle times. Pure.
+"""TRAFFIC: what the request log tells about monitors and about idle times. Without I/O.
 
 Pages (/ping, /health, /metrics) are not in that log and wake nothing; what counts, and costs, are the requests with a
 key that are in it. A monitor is told from people by its clock: the same key and route, tiny, at a fixed interval.

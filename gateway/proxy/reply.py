@@ -17,16 +17,13 @@ import time
 from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from gateway.errors import Refusal, to_json
 from gateway.proxy.dialects import Dialect
-
-if TYPE_CHECKING:
-    from gateway.proxy.usage import Usage
+from gateway.proxy.usage import Usage
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 STREAM_HEADERS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
@@ -125,6 +122,7 @@ class Reply:
         self.status = 0
         self.keep_alive = bool(request.keep_alive)
         self.bytes_sent = 0
+        """Of the body, heartbeats and events of our own included; without the framing."""
         self.first_byte_at: float | None = None
         self.refused: Refusal | None = None
         self.next_sequence = 0
@@ -291,6 +289,7 @@ class Reply:
     def _framed(self, data: bytes) -> bytes:
         if self._bodiless:
             return b""
+        self.bytes_sent += len(data)
         if self._declared is not None or not self._chunked:
             return data
         return b"%x\r\n%b\r\n" % (len(data), data)
@@ -303,7 +302,6 @@ class Reply:
             self.first_byte_at = self._loop.time()
         try:
             transport.write(data)
-            self.bytes_sent += len(data)
             if self._request.protocol.writing_paused:
                 async with asyncio.timeout(self._write_timeout):
                     await self._request.writer.drain()

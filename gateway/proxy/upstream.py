@@ -23,6 +23,7 @@ from gateway.proxy.dialects import StreamWatch, lost_in
 from gateway.proxy.framing import EventCutter
 from gateway.proxy.headers import answer_headers, error_from_engine
 from gateway.proxy.reply import CallerLeft, Reply
+from gateway.proxy.usage import UsageWatch, usage_in
 
 GATHER = 64 * 1024
 """Bytes of an answer that is not a stream that are gathered before its head goes out: one that breaks off earlier is a
@@ -222,15 +223,17 @@ class Upstream:
     ) -> None:
         """Whole events as they come, until the engine has said everything. An unfinished event is kept, so that an
         error event can always follow; only after one that was too long to keep is a cut all that is left to say."""
-        cutter = EventCutter()
+        cutter, usage = EventCutter(), UsageWatch()
         await reply.begin(response.status, answer_headers(response.headers.items()), length=None)
         try:
-            await self._pass_events(response, reply, cutter, watch, sent_at)
+            await self._pass_events(response, reply, cutter, watch, usage, sent_at)
         except Refused:
             if cutter.cut_only:
                 reply.cut()
             reply.next_sequence = watch.sequence
             raise
+        finally:
+            reply.usage = usage.usage
         await reply.finish()
 
     async def _pass_events(
@@ -239,6 +242,7 @@ class Upstream:
         reply: Reply,
         cutter: EventCutter,
         watch: StreamWatch,
+        usage: UsageWatch,
         sent_at: float,
     ) -> None:
         clock = asyncio.get_running_loop().time
@@ -263,10 +267,14 @@ class Upstream:
                 seen_any = True
                 reply.timings.setdefault("first_event", clock() - sent_at)
             last_read = clock()
-            await reply.pass_on(watch.feed(cutter.feed(data)))
+            events = watch.feed(cutter.feed(data))
+            usage.feed(events)
+            await reply.pass_on(events)
             if watch.failure is not None:
                 raise Refused(watch.failure)
-        await reply.pass_on(watch.end(cutter.rest()))
+        events = watch.end(cutter.rest())
+        usage.feed(events)
+        await reply.pass_on(events)
         if watch.failure is not None:
             raise Refused(watch.failure)
         if not watch.ended_properly:
@@ -289,6 +297,7 @@ class Upstream:
                             raise Refused(lost)
                         if _is_cut(response, gathered):
                             raise refuse("backend_lost", "The engine ended in the middle of this answer.")
+                        reply.usage = usage_in(bytes(gathered))
                         rest = [(name, value) for name, value in headers if name.lower() != "content-type"]
                         await reply.answer(response.status, bytes(gathered), rest, content_type=content_type)
                         return
@@ -299,6 +308,7 @@ class Upstream:
                 while data := await _read(response):
                     await reply.pass_on(data)
                     tail = (tail + data)[-TAIL:]
+                reply.usage = usage_in(tail, bytes(gathered[:TAIL]))
                 if lost := lost_in(tail):
                     raise Refused(lost)
         except TimeoutError as error:

@@ -4,6 +4,8 @@ No label comes from a caller: upstreams, routes, models and keys are those of th
 a closed set, so a million odd paths make no series. A page is at most 64 KiB: families stand in the order of their
 worth, and what does not fit is left out, the last first (docs/reference/metrics.md is generated in this order).
 
+The `process_…` series at the end are prometheus_client's own, by the names that every dashboard knows.
+
 Here is counted what happened; what is so at the moment of a scrape stands in records/readings.py. A scrape reads and
 changes nothing: it is no activity and wakes nothing. bench/metrics_scrape.py says what it costs.
 """
@@ -12,6 +14,8 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from gateway.errors import CATALOGUE
 from gateway.records.ended import Ended
@@ -34,8 +38,8 @@ __all__ = ["CONTENT_TYPE", "Metrics", "ProcessFacts", "StateTimes", "UpstreamFac
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_PAGE = 64 * 1024
-KEPT_FOR_THE_END = 512
-"""Bytes in which the page says how much of it was left out."""
+KEPT_FOR_THE_END = 1536
+"""Bytes in which the page says how much of it was left out, and what prometheus_client says of the process: 1 KiB."""
 MOST_MODELS = 32
 MOST_KEYS = 64
 
@@ -114,6 +118,8 @@ class Metrics:
         self._upstreams: tuple[UpstreamFacts, ...] = ()
         self._process = ProcessFacts()
         self._lanes: dict[tuple[str, str], Lane] = {}
+        self._standard = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self._standard)  # process_cpu_seconds_total and the like, as every exporter has them
         self._make_build_info(version)
         for each in upstream_readings(lambda: self._upstreams):
             self._add(each)
@@ -403,7 +409,7 @@ class Metrics:
         """The page as Prometheus reads it, at most LARGEST_PAGE bytes."""
         self._upstreams = tuple(self._read_upstreams())
         self._process = self._read_process()
-        return b"".join([*self._fitting(), self._says_left_out.text().encode()])
+        return b"".join([*self._fitting(), self._says_left_out.text().encode(), generate_latest(self._standard)])
 
     def _fitting(self) -> Iterator[bytes]:
         """What was left out once stays left out: series that come and go look like resets."""

@@ -44,8 +44,6 @@ class ProcessFacts:
     log_lines_dropped: int | None = None
     log_bytes_dropped: int | None = None
     connections: int | None = None
-    resident_memory: int | None = None
-    """Bytes."""
     keys_file_ok: bool | None = None
     """Whether API_KEYS_FILE was good when it was last looked at; None without one."""
 
@@ -153,12 +151,6 @@ PROCESS: tuple[tuple[str, Kind, str, Callable[[ProcessFacts], float | None]], ..
         "gauge",
         "Connections of callers.",
         lambda f: f.connections,
-    ),
-    (
-        "wakegate_resident_memory_bytes",
-        "gauge",
-        "Memory of the gateway's process.",
-        lambda f: f.resident_memory,
     ),
     (
         "wakegate_keys_file_ok",

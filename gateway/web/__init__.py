@@ -1,5 +1,8 @@
 """FACES callers: who may, what is here, and how a refusal sounds.
 
 `wire.py` is the connection (what aiohttp's server leaves open is closed there), `door.py` the way of one request,
-`routes.py` the table of paths, `auth.py` the keys, `pages.py` what is answered without an upstream.
+`routes.py` the table of paths, `pages.py` what is answered without an upstream, `scrape.py` what Prometheus asks for.
+`gate.py` stands before the door: who may come in, from where and how often. It asks `auth.py` (whose key it is),
+`quota.py` (what of its limits is left), `peers.py` (the address behind a proxy) and `cors.py` (web pages). The keys in
+force are `keyring.py`'s, read from a file by `keydisk.py` and `keyfile.py`. `tls.py` is the port that speaks TLS.
 """

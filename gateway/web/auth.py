@@ -60,9 +60,10 @@ class Keys:
         if not _is_doubled(came):
             for match in matches:
                 if match is not None:  # whoever has an expired key guesses nothing
-                    raise refuse("invalid_api_key", _expired(match))
+                    raise refuse("invalid_api_key", _expired(match), why="expired")
         self._refuse_too_many(came, address, now)
-        raise refuse("invalid_api_key", _what_is_wrong(came))
+        why = "missing" if not _is_guess(came) else "doubled" if _is_doubled(came) else "wrong"
+        raise refuse("invalid_api_key", _what_is_wrong(came), why=why)
 
     def known(self, raw: Raw, *, wall: float | None = None) -> Key | None:
         """The right key that came to an open page, which refuses nobody; then see `count_wrong`."""
@@ -96,6 +97,7 @@ class Keys:
                 f"More than {LIMIT} wrong keys came from this address within a minute. {_what_is_wrong(came)}",
                 retry_after=wait,
                 retry=False,
+                why="throttled",
             )
 
     def _matches(self, came: "list[_Came]") -> list[Key | None]:
@@ -180,7 +182,8 @@ MODELS = "/v1/models"
 def may_use(key: Key, route: str) -> None:
     """Raises Refused, 403. `route` is a path of the table; whoever may list the models may also look at one."""
     if not key.may_use(MODELS if route.startswith(MODELS + "/") else route):
-        raise refuse("forbidden", f"The key {key.name} may not use {route}; it may use {_few(key.routes)}.")
+        said = f"The key {key.name} may not use {route}; it may use {_few(key.routes)}."
+        raise refuse("forbidden", said, why="forbidden")
 
 
 def may_ask_for(key: Key, model: str | None) -> None:
@@ -188,7 +191,8 @@ def may_ask_for(key: Key, model: str | None) -> None:
     if key.may_ask_for(model):
         return
     asked = "ask without naming a model" if model is None else f"ask for the model {_quoted(model)}"
-    raise refuse("forbidden", f"The key {key.name} may not {asked}; it may ask for {_few(key.models)}.", param="model")
+    said = f"The key {key.name} may not {asked}; it may ask for {_few(key.models)}."
+    raise refuse("forbidden", said, param="model", why="forbidden")
 
 
 def _quoted(text: str) -> str:
@@ -230,7 +234,8 @@ def check_browser(headers: Mapping[str, str], *, origins: frozenset[str] = froze
 
 def _not_from_a_page(who: str, origin: str) -> Refused:
     add = _quoted(origin).strip('"') if origin.startswith(("http://", "https://")) else "the page's origin"
-    return refuse("forbidden", f"Keys are off, and this came from {who}. If it may: add {add} to CORS_ORIGINS.")
+    said = f"Keys are off, and this came from {who}. If it may: add {add} to CORS_ORIGINS."
+    return refuse("forbidden", said, why="browser")
 
 
 def _host_and_port(host: str) -> tuple[str, int | None]:

@@ -17,6 +17,7 @@ from aiohttp import web
 from gateway.conductor import Conductor, Ticket
 from gateway.errors import Refusal, Refused, refuse
 from gateway.policy.activity import is_activity
+from gateway.policy.keys import Key
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Instance
 from gateway.proxy import dialects
@@ -26,8 +27,9 @@ from gateway.proxy.headers import upstream_headers
 from gateway.proxy.reply import CallerLeft, Reply
 from gateway.proxy.upstream import Call, Unreached, Upstreams
 from gateway.web import pages, wire
-from gateway.web.auth import Keys
+from gateway.web.gate import Gate
 from gateway.web.routes import INFERENCE, Kind, Route, Routes
+from gateway.web.scrape import Scrape
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ END_IS_TOLD = 0.1
 """Seconds in which a provider tells that its instance has ended (a local engine's end: 25 to 45 ms after a kill)."""
 ANSWER_IN = 5.0
 """Seconds before a caller's own time-out in which it is told to come back, rather than left to give up."""
+_OURS = frozenset({"draining", "gateway_fault"})
+"""Ends of an answer that the engine would have gone on with."""
 TRIES = 3
 """Times that a request is sent of which the engine can have seen nothing."""
 
@@ -76,10 +80,28 @@ class Visit:
     request_id: str
     caller_id: str
     began: float
+    state: str
+    """What the upstream was when the request came."""
     route: str = ""
+    key: str = ""
+    """The name of its key."""
+    model: str = ""
+    """As the caller wrote it."""
+    bytes_in: int = 0
     outcome: str = "answered"
     code: str = ""
+    reached_engine: bool = False
+    """Whether it was sent, so that the engine may have worked on it."""
     reply: Reply | None = field(default=None, repr=False)
+
+    @property
+    def ended_by(self) -> str:
+        """Who had the last word: caller, engine or gateway."""
+        if self.outcome == "left":
+            return "caller"
+        if self.code in _OURS:
+            return "gateway"
+        return "engine" if self.reached_engine or self.outcome == "failed" else "gateway"
 
 
 class Door:
@@ -93,31 +115,35 @@ class Door:
         bodies: Bodies,
         routes: Routes,
         show: pages.Pages,
-        keys: Keys,
-        admin: Keys,
+        scrape: Scrape | None,
+        gate: Gate,
         patience: Patience,
         strict_models: bool,
         write_timeout: float,
         on_end: Callable[[Visit], None],
+        is_short_of_memory: Callable[[], bool] = lambda: False,
     ) -> None:
         self._conductor = conductor
         self._upstreams = upstreams
         self._bodies = bodies
         self._routes = routes
         self._pages = show
-        self._keys = keys
-        self._admin = admin
+        self._scrape = scrape
+        """None: /metrics has a port of its own."""
+        self._gate = gate
         self._patience = patience
         self._strict_models = strict_models
         self._write_timeout = write_timeout
         self._on_end = on_end
+        self._is_short_of_memory = is_short_of_memory
         self._clock = asyncio.get_running_loop().time
 
     async def __call__(self, request: web.BaseRequest) -> Reply:
         """One request, one Reply. Nothing is raised to the server but CancelledError and a caller who left."""
-        visit = Visit(wire.new_request_id(), caller_id(request), self._clock())
+        visit = Visit(wire.new_request_id(), caller_id(request), self._clock(), self._conductor.state.value)
         reply = Reply(request, dialects.OPENAI, request_id=visit.request_id, write_timeout=self._write_timeout)
         visit.reply = reply
+        reply.extra = self._gate.headers(request)
         try:
             await self._serve(request, reply, visit)
         except Refused as refused:
@@ -150,41 +176,69 @@ class Door:
         route, rest = self._routes.find(request.method, request.raw_path)
         reply.dialect = dialects.for_route(route.path)
         if request.method == "OPTIONS":
-            await reply.answer(204, b"", (("Allow", ", ".join((*route.methods, "OPTIONS"))),))
+            await self._say_options(request, route, reply)
         elif route.kind is Kind.PAGE:
             await self._show(route, rest, request, reply)
         else:
-            self._keys.check(request.raw_headers)
+            key = self._gate.enter(request, route)
+            visit.key = key.name if key is not None else ""
             if route.kind is Kind.MODELS:
                 await self._show(route, rest, request, reply)
             else:
                 visit.route = route.path
-                await self._forward(request, route, reply)
+                await self._forward(request, route, key, reply, visit)
                 visit.code = str(reply.status) if reply.status >= 400 else ""
 
+    async def _say_options(self, request: web.BaseRequest, route: Route, reply: Reply) -> None:
+        """What this path takes; to a browser that asks for a page of another origin, whether that page may."""
+        allow = (*route.methods, "OPTIONS")
+        granted = self._gate.preflight(request, allow)
+        await reply.answer(204, b"", (("Allow", ", ".join(allow)), *(granted or ())))
+
     async def _show(self, route: Route, rest: str, request: web.BaseRequest, reply: Reply) -> None:
-        visitor = pages.Visitor(
-            has_key=self._keys.knows(request.raw_headers),
-            is_admin=self._admin.knows(request.raw_headers),
-            base=base_of(request),
-        )
-        page = self._pages.show(route.page, visitor, rest)
-        await reply.answer(page.status, page.body, content_type=page.content_type)
+        visitor = self._gate.visitor(request)
+        if route.page != "metrics":
+            page = self._pages.show(route.page, visitor, rest)
+        elif self._scrape is not None:
+            page = await self._scrape.page(visitor, request.raw_path.partition("?")[2])
+        else:
+            raise refuse("route_not_found", "/metrics has a port of its own here: METRICS_PORT.")
+        await reply.answer(page.status, page.body, pages.HEADERS, content_type=page.content_type)
 
     # -- a request for the upstream ------------------------------------------------------------
 
-    async def _forward(self, request: web.BaseRequest, route: Route, reply: Reply) -> None:
+    async def _forward(
+        self, request: web.BaseRequest, route: Route, key: Key | None, reply: Reply, visit: Visit
+    ) -> None:
         arrived = self._clock()
         self._supported(route)
+        if self._is_short_of_memory():
+            raise refuse("overloaded", "This gateway is short of memory.", retry_after=5)
         call, body = await self._read(request, route, reply)
         try:
-            await self._deliver(request, call, body, reply, arrived)
+            if body is not None:
+                visit.model, visit.bytes_in = body.model or "", body.size
+            tokens = body.facts.max_tokens if body is not None else 0
+            grant = self._gate.grant(key, model=visit.model or None, tokens=tokens)
+            reply.extra += grant.headers
+            try:
+                if body is not None:
+                    body = await self._bodies.with_images(body)
+                await self._deliver(request, call, body, reply, visit, arrived)
+            finally:
+                grant.close(self._clock(), used=reply.usage, reached_engine=visit.reached_engine)
         finally:
             if body is not None:
                 body.close()
 
     async def _deliver(
-        self, request: web.BaseRequest, call: Call, body: Body | None, reply: Reply, arrived: float
+        self,
+        request: web.BaseRequest,
+        call: Call,
+        body: Body | None,
+        reply: Reply,
+        visit: Visit,
+        arrived: float,
     ) -> None:
         """Wait for the turn and carry it; again only while the engine can have seen nothing of it."""
         patience = None if reply.streams else self._patience.of(request.headers)
@@ -199,9 +253,11 @@ class Door:
                     instance = await self._hold(ticket, reply, arrived, patience)
                     if body is not None:
                         self._fill(call, body)  # not earlier: what the engine calls its model it says when it is ready
+                    visit.reached_engine = True
                     await self._carry(instance, call, reply)
                     return
                 except Unreached:
+                    visit.reached_engine = False
                     ticket.active = False
                     await asyncio.sleep(END_IS_TOLD)  # then we wait in line
                 except Refused as refused:
@@ -324,9 +380,3 @@ def caller_id(request: web.BaseRequest) -> str:
     """The caller's own X-Request-Id, for our log only, if it is short and plain."""
     said = request.headers.get("X-Request-Id", "")
     return said if _PLAIN_ID.fullmatch(said) else ""
-
-
-def base_of(request: web.BaseRequest) -> str:
-    """Where this caller reached us, for a line to paste. Shown to that caller only; nothing is decided by it."""
-    host = request.headers.get("Host", "localhost:8000")
-    return f"http://{host}"

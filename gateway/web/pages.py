@@ -1,4 +1,4 @@
-"""What is answered here, without an upstream: `/`, `/ping`, `/health`, `/metrics`, `/v1/models`.
+"""What is answered here, without an upstream: `/`, `/ping`, `/health`, `/v1/models`; `/metrics` is scrape.py's.
 
 None of it is activity, none of it wakes or waits for anything.
 """
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from gateway.conductor import Conductor, Snapshot
 from gateway.errors import refuse, to_json
 from gateway.policy.lifecycle.states import State
-from gateway.records.metrics import CONTENT_TYPE, Metrics
 
 WELCOME = """\
 This is WakeGate: an OpenAI-compatible gateway that wakes its model when somebody asks, and lets it go when nobody
@@ -26,6 +25,11 @@ State: {state}. More: /health, /v1/models (with a key), /metrics.
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
+HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+)
+"""Nothing here is a page that runs, or that stands in another's frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,11 @@ class Visitor:
     has_key: bool
     is_admin: bool
     base: str
+    models: frozenset[str] = frozenset()
+    """What its key may ask for; empty: all."""
+
+    def may_see(self, model: str) -> bool:
+        return not self.models or model in self.models
 
 
 class Pages:
@@ -50,21 +59,19 @@ class Pages:
     def __init__(
         self,
         conductor: Conductor,
-        metrics: Metrics,
         *,
         ping: Callable[[], int],
-        metrics_open: bool,
+        records: Callable[[], dict[str, object]] = dict,
     ) -> None:
         self._conductor = conductor
-        self._metrics = metrics
         self._ping = ping
-        self._metrics_open = metrics_open
+        self._records = records
+        """How the keys file, the logs and the like are, for whoever has a key."""
         self._born = int(time.time())
         self._table: dict[str, Callable[[Visitor, str], Page]] = {
             "welcome": self._welcome,
             "ping": self._say_ping,
             "health": self._health,
-            "metrics": self._say_metrics,
             "models": self._models,
             "model": self._model,
         }
@@ -74,9 +81,11 @@ class Pages:
         return self._table[page](visitor, rest)
 
     def _welcome(self, visitor: Visitor, rest: str) -> Page:
-        known = self._conductor.models if visitor.has_key else ()  # what is served here is not for everybody to read
+        known = [
+            m for m in self._conductor.models if visitor.has_key and visitor.may_see(m)
+        ]  # what is served here is not for everybody to read
         body = {
-            "model": (known or ("default",))[0],
+            "model": (known or ["default"])[0],
             "stream": True,
             "messages": [{"role": "user", "content": "Hello!"}],
         }
@@ -88,27 +97,23 @@ class Pages:
         code = self._ping()
         return Page(code, b"" if code == 204 else f"{code}\n".encode(), TEXT)
 
-    def _say_metrics(self, visitor: Visitor, rest: str) -> Page:
-        if not self._metrics_open and not (visitor.has_key or visitor.is_admin):
-            raise refuse("invalid_api_key", "METRICS_AUTH_ENABLED is on: scrape with `Authorization: Bearer <key>`.")
-        return Page(200, self._metrics.page(), CONTENT_TYPE)
-
     def _health(self, visitor: Visitor, rest: str) -> Page:
         snapshot = self._conductor.snapshot()
         body = health(snapshot)
         if visitor.has_key or visitor.is_admin:
-            body |= health_for_key(snapshot, self._conductor.models)
+            body |= health_for_key(snapshot, self._conductor.models) | self._records()
         if visitor.is_admin:
             body["engine_said"] = snapshot.detail
         return Page(200, to_json(body))
 
     def _models(self, visitor: Visitor, rest: str) -> Page:
-        data = [self._describe(name) for name in self._conductor.models]
+        data = [self._describe(name) for name in self._conductor.models if visitor.may_see(name)]
         return Page(200, to_json({"object": "list", "data": data}))
 
     def _model(self, visitor: Visitor, rest: str) -> Page:
-        if rest not in self._conductor.models:
-            known = ", ".join(self._conductor.models) or "none is known before the upstream was ready once"
+        seen = [name for name in self._conductor.models if visitor.may_see(name)]
+        if rest not in seen:
+            known = ", ".join(seen) or "none is known before the upstream was ready once"
             raise refuse("model_not_found", f"No such model here. Served: {known}.")
         return Page(200, to_json(self._describe(rest)))
 

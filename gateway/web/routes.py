@@ -87,7 +87,7 @@ class Routes:
             raise refuse("route_not_found", self._nothing_here(path))
         if method not in route.methods and method != "OPTIONS":
             allow = ", ".join((*route.methods, "OPTIONS"))
-            raise refuse("method_not_allowed", f"{path} takes {allow}.", headers=(("Allow", allow),))
+            raise refuse("method_not_allowed", f"{route.path} takes {allow}.", headers=(("Allow", allow),))
         return route, rest
 
     def _nothing_here(self, path: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from gateway.app import loop_factory
+from gateway.process import loop_factory
 from tests.support.real_house import ENGINES, Engine, RealHouse, find_llama_server, real_house
 
 

@@ -28,8 +28,10 @@ from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records.metrics import Metrics
 from gateway.web.auth import Key, Keys
 from gateway.web.door import Door, Patience, Visit
+from gateway.web.gate import Gate
 from gateway.web.pages import Pages
 from gateway.web.routes import Routes
+from gateway.web.scrape import Scrape
 from gateway.web.wire import Server
 
 KEY = "sk-test-0123456789abcdef"
@@ -311,7 +313,7 @@ class Sizes:
     linger: float = 0.3
     allowed_paths: tuple[str, ...] = ()
     strict_models: bool = False
-    keys: Keys | None = None
+    gate: Callable[[], Gate] | None = None
     retry_first: float = 0.1
 
 
@@ -359,9 +361,9 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         upstreams=upstreams,
         bodies=bodies,
         routes=Routes(sizes.allowed_paths),
-        show=Pages(conductor, metrics, ping=lambda: 200, metrics_open=True),
-        keys=sizes.keys if sizes.keys is not None else Keys([Key.of("test", KEY)]),
-        admin=Keys([]),
+        show=Pages(conductor, ping=lambda: 200),
+        scrape=Scrape(conductor, upstreams, metrics, open_to_all=True),
+        gate=sizes.gate() if sizes.gate is not None else Gate(keys=Keys([Key.of("test", KEY)]), admin=Keys([])),
         patience=Patience(grace=sizes.grace, heartbeat=sizes.heartbeat, hold_max=sizes.hold_max, behind_edge=False),
         strict_models=sizes.strict_models,
         write_timeout=sizes.write_timeout,

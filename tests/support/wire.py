@@ -180,3 +180,10 @@ async def talk(port: int, *steps: Step, within: float = 10.0) -> Heard:
             return await hearing
         finally:
             hearing.cancel()
+
+
+async def get_page(port: int, path: str, headers: str = "") -> tuple[int, str, bytes]:
+    """(status, head, body) of one GET on a connection of its own."""
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{headers}\r\n".encode()
+    head, _, body = (await talk(port, request)).data.partition(b"\r\n\r\n")
+    return int(head.split()[1]), head.decode("latin-1"), body

@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.connector import _SSL_CONTEXT_VERIFIED
 
 from gateway import config
-from gateway.app import Gateway
+from gateway.app import Gateway, runner_of
 from gateway.assembly import Boot
 from gateway.config import File
 from gateway.providers.base import Endpoint
@@ -77,7 +77,7 @@ def test_without_the_compiled_parser_it_does_not_start() -> None:
 
 def test_the_parser_that_runs_here_is_the_compiled_one() -> None:
     """[1]"""
-    from gateway.app import check_parser
+    from gateway.process import check_parser
 
     check_parser()
     assert tuple(int(part) for part in aiohttp.__version__.split(".")[:3]) >= (3, 14, 5)
@@ -109,7 +109,7 @@ async def test_a_caller_who_leaves_cancels_what_was_done_for_it(gateway: Gateway
 
 async def test_the_end_does_not_wait_for_a_minute(gateway: Gateway) -> None:
     """[2] shutdown_timeout: 60 s, longer than most platforms wait. The drain has waited already."""
-    assert gateway._runner._shutdown_timeout == 1
+    assert runner_of(gateway.server)._shutdown_timeout == 1
 
 
 async def test_what_is_left_of_a_refused_body_is_read_for_two_seconds(connection: Connection) -> None:

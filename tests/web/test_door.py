@@ -10,6 +10,7 @@ from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Gone, Loading, Profile, Ready
 from gateway.web.auth import Keys
 from gateway.web.door import Patience
+from gateway.web.gate import Gate
 from tests.support.house import (
     CHAT,
     STREAM_HEAD,
@@ -504,7 +505,7 @@ async def test_a_key_in_x_api_key_counts_although_authorization_holds_another() 
 
 
 async def test_without_keys_everybody_may() -> None:
-    async with house(keys=Keys([])) as h:
+    async with house(gate=lambda: Gate(keys=Keys([]), admin=Keys([]))) as h:
         data = h.request(CHAT).replace(b"Authorization", b"X-Nothing")
         assert status_of(await h.raw(data)) == 200
 

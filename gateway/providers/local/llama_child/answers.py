@@ -137,7 +137,7 @@ def _biases(model: Model, how: Generation) -> tuple[list[int], list[float]]:
         elif key.isdecimal() and int(key) < model.vocabulary:
             found[int(key)] = value
         else:
-            raise Refusal(f"`logit_bias`: this model has no token {key[:20]}.", param="logit_bias")
+            raise Refusal("`logit_bias`: one of its keys is no token of this model.", param="logit_bias")
     return list(found), list(found.values())
 
 

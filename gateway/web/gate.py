@@ -1,0 +1,119 @@
+"""Who may come in, from where, with which key, and how often: everything that is asked before a request may cost
+anything.
+
+In this order: what a browser says of the page behind it (keys off), the key, what the key may, and, once its body is
+known, the key's limits. Each is a room of its own; the door asks here only.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from aiohttp import web
+
+from gateway.errors import Refused
+from gateway.policy.keys import Key
+from gateway.web.auth import Keys, check_browser, may_ask_for, may_use
+from gateway.web.cors import Cors
+from gateway.web.pages import Visitor
+from gateway.web.peers import Peers
+from gateway.web.quota import Grant, Quotas
+from gateway.web.routes import Route
+
+
+class Gate:
+    """Stands before the door. Raises Refused, and knows nothing of upstreams."""
+
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        admin: Keys,
+        quotas: Quotas | None = None,
+        cors: Cors | None = None,
+        peers: Peers | None = None,
+        origins: Iterable[str] = (),
+        secure: bool = False,
+        on_refused: Callable[[str], None] = lambda why: None,
+    ) -> None:
+        self._keys = keys
+        self._admin = admin
+        self._quotas = quotas or Quotas()
+        self._cors = cors or Cors(())
+        self._peers = peers or Peers(())
+        self._origins = frozenset(origins)
+        self._secure = secure
+        """Whether this port speaks TLS itself."""
+        self._on_refused = on_refused
+        """Hears why somebody may not come in: a word of a closed set."""
+        self._clock = asyncio.get_running_loop().time
+
+    # -- from where ----------------------------------------------------------------------------
+
+    def headers(self, request: web.BaseRequest) -> tuple[tuple[str, str], ...]:
+        """What a browser must see on every answer, errors included."""
+        return self._cors.headers_for(request.headers.get("Origin"))
+
+    def preflight(self, request: web.BaseRequest, methods: tuple[str, ...]) -> tuple[tuple[str, str], ...] | None:
+        """The answer to a browser that asks before it sends; None: it is no such question, or not for us to allow."""
+        return self._cors.preflight(request.method, request.headers, methods)
+
+    def address(self, request: web.BaseRequest) -> str:
+        """The caller's own address, as far as it is to be believed."""
+        return self._peers.address_of(_peer(request), request.headers.getall("X-Forwarded-For", ()))
+
+    def base(self, request: web.BaseRequest) -> str:
+        """Where this caller reached us, for a line to paste. Shown to that caller only; nothing is decided by it."""
+        said = request.headers.getall("X-Forwarded-Proto", ())
+        scheme = self._peers.scheme_of(_peer(request), said, "https" if self._secure else "http")
+        return f"{scheme}://{request.headers.get('Host', 'localhost:8000')}"
+
+    # -- who -----------------------------------------------------------------------------------
+
+    def enter(self, request: web.BaseRequest, route: Route) -> Key | None:
+        """The key that came, None with keys off. Raises Refused: 401, 403, 429."""
+        try:
+            if not self._keys.enabled:
+                check_browser(request.headers, origins=self._origins)
+                return None
+            raw, address = request.raw_headers, self.address(request)
+            key = self._keys.check(raw, address=address, now=self._clock(), wall=time.time())
+            if key is not None:
+                may_use(key, route.path)
+            return key
+        except Refused as refused:
+            self._on_refused(refused.refusal.why or "other")
+            raise
+
+    def visitor(self, request: web.BaseRequest) -> Visitor:
+        """What an open page may show to whoever this is."""
+        raw, wall = request.raw_headers, time.time()
+        key = self._keys.known(raw, wall=wall)
+        is_admin = self._admin.known(raw, wall=wall) is not None
+        if key is None and not is_admin:
+            self._keys.count_wrong(raw, address=self.address(request), now=self._clock())
+        return Visitor(
+            has_key=key is not None,
+            is_admin=is_admin,
+            base=self.base(request),
+            models=key.models if key is not None else frozenset(),
+        )
+
+    # -- how often -----------------------------------------------------------------------------
+
+    def grant(self, key: Key | None, *, model: str | None, tokens: int) -> Grant:
+        """Leave for one request within the key's limits. Close it when the request is over."""
+        try:
+            if key is not None:
+                may_ask_for(key, model)
+        except Refused as refused:
+            self._on_refused(refused.refusal.why)
+            raise
+        return self._quotas.admit(key, tokens=tokens, now=self._clock(), wall=time.time())
+
+
+def _peer(request: web.BaseRequest) -> str | None:
+    """The socket's own other end; None for a unix socket."""
+    transport = request.transport
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    return peer[0] if isinstance(peer, tuple) else None

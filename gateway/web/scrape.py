@@ -1,0 +1,81 @@
+"""What Prometheus asks for: `/metrics`, on PORT or on a port of its own, and the engine's own with `?engine=1`.
+
+A scrape is no activity: it wakes nothing, waits in no line, and an engine that does not serve is not asked.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from aiohttp import web
+
+from gateway.conductor import Conductor
+from gateway.errors import Refused, refuse, to_json
+from gateway.policy.lifecycle.states import State
+from gateway.proxy.reply import Answer
+from gateway.proxy.upstream import Upstreams
+from gateway.records.metrics import CONTENT_TYPE, Metrics
+from gateway.web import wire
+from gateway.web.pages import Page, Visitor
+from gateway.web.routes import READ
+
+if TYPE_CHECKING:
+    from gateway.web.gate import Gate
+
+ENGINE_PATH = "/metrics"
+"""Where vLLM and llama-server (with --metrics) have theirs; neither counts such a GET as use."""
+ENGINE_WITHIN = 5.0
+ENGINE_MOST = 4 << 20
+"""Bytes. vLLM's own are about 100 KB with one model."""
+
+
+class Scrape:
+    """The metrics of one gateway, for whoever may read them."""
+
+    def __init__(self, conductor: Conductor, upstreams: Upstreams, metrics: Metrics, *, open_to_all: bool) -> None:
+        self._conductor = conductor
+        self._upstreams = upstreams
+        self._metrics = metrics
+        self._open = open_to_all
+
+    async def page(self, visitor: Visitor, query: str) -> Page:
+        """Raises Refused."""
+        if not self._open and not (visitor.has_key or visitor.is_admin):
+            raise refuse("invalid_api_key", "METRICS_AUTH_ENABLED is on: scrape with `Authorization: Bearer <key>`.")
+        if parse_qs(query).get("engine", ["0"])[-1] in ("1", "true"):
+            return await self._engines()
+        return Page(200, self._metrics.page(), CONTENT_TYPE)
+
+    async def _engines(self) -> Page:
+        """The engine's own, as it wrote them."""
+        instance = self._conductor.snapshot().instance
+        if self._conductor.state is not State.READY or instance is None:
+            state = self._conductor.state.value
+            raise refuse("loading", f"The engine does not serve ({state}), and a scrape does not wake it.", retry=False)
+        upstream = self._upstreams.to(self._conductor.name, instance.endpoint)
+        content_type, body = await upstream.page(ENGINE_PATH, within=ENGINE_WITHIN, at_most=ENGINE_MOST)
+        return Page(200, body, content_type)
+
+
+class SideDoor:
+    """METRICS_PORT: `/metrics`, and nothing else."""
+
+    def __init__(self, scrape: Scrape, gate: "Gate", on_reject: Callable[[str], None]) -> None:
+        self._scrape = scrape
+        self._gate = gate
+        self._on_reject = on_reject
+
+    async def __call__(self, request: web.BaseRequest) -> Answer:
+        try:
+            wire.check_head(request)
+            path, _, query = request.raw_path.partition("?")
+            if path != "/metrics":
+                raise refuse("route_not_found", "This port has /metrics, and nothing else.")
+            if request.method not in READ:
+                raise refuse("method_not_allowed", "/metrics takes GET, HEAD.", headers=(("Allow", "GET, HEAD"),))
+            page = await self._scrape.page(self._gate.visitor(request), query)
+        except Refused as refused:
+            self._on_reject(refused.refusal.code)
+            refusal = refused.refusal
+            return Answer(request, refusal.status, to_json(refusal.body()), refusal.head(), close=True)
+        return Answer(request, page.status, page.body, content_type=page.content_type)

@@ -1,0 +1,125 @@
+"""What an operator does to a running worker: ports, certificates, keys, a hang-up; through ./start.sh itself."""
+
+import json
+import signal
+import ssl
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.support.worker import KEY, Worker, free_port, running, wait_for
+
+pytestmark = pytest.mark.engine
+
+CHAT = {"max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def keys(*words: str, folder: Path, entered: str = "") -> str:
+    """`wakegate keys …`, as an operator types it."""
+    done = subprocess.run(
+        [str(Path(__file__).parents[2] / ".venv/bin/python"), "-m", "gateway", "keys", *words],
+        cwd=Path(__file__).parents[2],
+        env={"PATH": "/usr/bin:/bin", "API_KEYS_FILE": str(folder / "keys.toml"), "WAKEGATE_ENV_FILE": "/dev/null"},
+        input=entered,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def new_key(name: str, folder: Path) -> str:
+    said = keys("new", name, folder=folder)
+    return next(word for word in said.split() if word.startswith("sk-"))
+
+
+def test_keys_come_and_go_while_it_runs_and_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
+    alice = new_key("alice", tmp_path)
+    with running(tmp_path, API_KEYS_FILE=str(tmp_path / "keys.toml")) as worker:
+        worker.until("ready")
+        assert worker.post("/v1/chat/completions", CHAT, key=alice)[0] == 200
+        bob = new_key("bob", tmp_path)
+        wait_for(lambda: worker.get("/v1/models", key=bob)[0] == 200, 10, "a new key opens by itself")
+        keys("revoke", "alice", folder=tmp_path)
+        assert worker.process is not None
+        worker.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: worker.get("/v1/models", key=alice)[0] in (401, 429), 10, "a revoked key opens nothing")
+        good = (tmp_path / "keys.toml").read_text()
+        (tmp_path / "keys.toml").write_text("[[keys]]\nname = ")
+        wait_for(lambda: worker.get("/health")[1]["keys_file"] != "ok", 10, "/health says that the file is wrong")
+        assert worker.get("/v1/models", key=bob)[0] == 200
+        assert "wakegate_keys_file_ok 0" in worker.get("/metrics")[1]
+        (tmp_path / "keys.toml").write_text(good)
+        wait_for(lambda: worker.get("/health")[1]["keys_file"] == "ok", 10, "/health says that it is right again")
+        said = worker.console
+        assert "SIGHUP" in said and "the keys of before" in said
+        assert alice not in said and bob not in said
+
+
+def certificate(folder: Path, name: str) -> None:
+    """A new pair, where the old one was."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def test_it_speaks_tls_and_takes_a_new_certificate_on_a_hang_up(tmp_path: Path) -> None:
+    certificate(tmp_path, "first")
+    with running(tmp_path, TLS_CERT=str(tmp_path / "cert.pem"), TLS_KEY=str(tmp_path / "key.pem")) as worker:
+        wait_for(lambda: "READY" in worker.console, 60, "ready")
+        base = f"https://127.0.0.1:{worker.port}"
+        assert f"{base}/v1" in worker.console
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        request = urllib.request.Request(
+            f"{base}/v1/chat/completions", data=json.dumps(CHAT).encode(), headers={"Content-Type": "application/json"}
+        )
+        request.add_header("X-API-Key", KEY)
+        with urllib.request.urlopen(request, timeout=30, context=trusting) as answer:
+            assert answer.status == 200
+        assert worker.probe() == 200, "the health port speaks no TLS: platforms probe it in the clear"
+        old = ssl.get_server_certificate(("127.0.0.1", worker.port))
+        certificate(tmp_path, "second")
+        assert worker.process is not None
+        worker.process.send_signal(signal.SIGHUP)
+        wait_for(
+            lambda: ssl.get_server_certificate(("127.0.0.1", worker.port)) not in (old, ""), 10, "the new certificate"
+        )
+
+
+def test_metrics_have_a_port_of_their_own_when_asked_for(tmp_path: Path) -> None:
+    port = free_port()
+    with running(tmp_path, METRICS_PORT=str(port)) as worker:
+        worker.until("ready")
+        status, page = worker.get("/metrics", base=f"http://127.0.0.1:{port}", key=None)
+        assert status == 200 and 'wakegate_state{upstream="default",state="ready"} 1' in page
+        assert worker.get("/metrics")[0] == 404
+        assert worker.get("/v1/models", base=f"http://127.0.0.1:{port}")[0] == 404
+
+
+def ended(worker: Worker) -> int:
+    assert worker.process is not None
+    return worker.process.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"API_KEYS_FILE": "/nowhere/keys.toml"}, "API_KEYS_FILE"),
+        ({"TLS_CERT": "/nowhere/cert.pem"}, "TLS_CERT"),
+        ({"CORS_ORIGINS": "*", "AUTH_ENABLED": "false", "API_KEY": ""}, "CORS_ORIGINS"),
+    ],
+)
+def test_what_cannot_work_ends_the_start_with_2_and_one_line(
+    tmp_path: Path, settings: dict[str, str], word: str
+) -> None:
+    with running(tmp_path, **settings) as worker:
+        assert ended(worker) == 2
+        lines = [line for line in worker.console.splitlines() if word in line]
+        assert len(lines) == 1, worker.console
+        assert "Traceback" not in worker.console

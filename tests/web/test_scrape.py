@@ -1,0 +1,110 @@
+"""Prometheus' questions: on PORT, on a port of its own, and to the engine itself."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from gateway.errors import Refused
+from gateway.policy.lifecycle.states import State
+from gateway.proxy.upstream import Upstream, Upstreams
+from gateway.records.metrics import CONTENT_TYPE, Metrics
+from gateway.web.auth import Key, Keys
+from gateway.web.gate import Gate
+from gateway.web.pages import Visitor
+from gateway.web.scrape import Scrape, SideDoor
+from gateway.web.wire import Server
+from tests.support.house import CHAT, KEY, House, answer, house, raw
+from tests.support.wire import get_page
+
+STRANGER = Visitor(has_key=False, is_admin=False, base="http://x")
+OWN = b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 1.0\n"
+
+
+async def test_the_engines_own_metrics_are_passed_on_as_they_are() -> None:
+    async with house(script=answer(OWN, content_type="text/plain; version=0.0.4")) as h:
+        await h.raw(h.request(CHAT))
+        seen = len(h.engine.received)
+        status, head, body = await get_page(h.port, "/metrics?engine=1")
+        assert (status, body) == (200, OWN) and "text/plain; version=0.0.4" in head
+        asked = h.engine.received[seen]
+        assert asked.line == "GET /metrics HTTP/1.1"
+
+
+async def test_an_engine_that_sleeps_is_not_woken_by_a_scrape() -> None:
+    async with house() as h:
+        status, _, body = await get_page(h.port, "/metrics?engine=1")
+        assert status == 503 and "does not wake" in json.loads(body)["error"]["message"]
+        assert (h.provider.starts, h.state) == (0, State.STOPPED)
+        assert (await get_page(h.port, "/metrics"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        (answer({"error": "no"}, status="404 Not Found"), "route_not_supported"),
+        (answer(b"x" * (5 << 20)), "backend_protocol_error"),
+        (raw(b"garbage"), "backend_protocol_error"),
+    ],
+)
+async def test_an_engine_without_metrics_is_said_so(script: object, code: str) -> None:
+    async with house() as h:
+        await h.raw(h.request(CHAT))
+        h.engine.script = script  # type: ignore[assignment]
+        _, _, body = await get_page(h.port, "/metrics?engine=1")
+        assert json.loads(body)["error"]["code"] == code
+
+
+async def test_a_scrape_is_no_activity() -> None:
+    async with house(script=answer(OWN)) as h:
+        await h.raw(h.request(CHAT))
+        used = h.conductor.snapshot().last_activity
+        for _ in range(3):
+            await get_page(h.port, "/metrics")
+            await get_page(h.port, "/metrics?engine=1")
+        assert h.conductor.snapshot().last_activity == used and h.state is State.READY
+
+
+# --- a port of its own
+
+
+@contextlib.asynccontextmanager
+async def side(h: House, *, open_to_all: bool = True) -> AsyncIterator[int]:
+    upstreams = Upstreams(lambda endpoint: Upstream(endpoint, limits=None))  # type: ignore[arg-type]
+    gate = Gate(keys=Keys([Key.of("test", KEY)]), admin=Keys([]))
+    scrape = Scrape(h.conductor, upstreams, h.metrics, open_to_all=open_to_all)
+    server = Server(SideDoor(scrape, gate, h.metrics.rejected), max_connections=10)
+    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await server.close()
+        await runner.cleanup()
+
+
+async def test_a_port_of_its_own_has_metrics_and_nothing_else() -> None:
+    async with house() as h, side(h) as port:
+        status, head, body = await get_page(port, "/metrics")
+        assert status == 200 and CONTENT_TYPE in head and b"wakegate_" in body
+        for path in ("/", "/health", "/v1/models", "/metrics/", "//metrics"):
+            status, _, body = await get_page(port, path)
+            assert (status, json.loads(body)["error"]["code"]) == (404, "route_not_found")
+
+
+async def test_with_keys_on_a_port_of_its_own_asks_for_one() -> None:
+    async with house() as h, side(h, open_to_all=False) as port:
+        assert (await get_page(port, "/metrics"))[0] == 401
+        assert (await get_page(port, "/metrics", f"Authorization: Bearer {KEY}\r\n"))[0] == 200
+
+
+async def test_a_closed_scrape_is_open_to_the_admin_too() -> None:
+    async with house() as h:
+        closed = Scrape(h.conductor, None, Metrics(), open_to_all=False)  # type: ignore[arg-type]
+        with pytest.raises(Refused, match="METRICS_AUTH_ENABLED"):
+            await closed.page(STRANGER, "")
+        for visitor in (Visitor(True, False, ""), Visitor(False, True, "")):
+            assert (await closed.page(visitor, "")).status == 200
