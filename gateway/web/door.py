@@ -219,7 +219,8 @@ class Door:
             if body is not None:
                 visit.model, visit.bytes_in = body.model or "", body.size
             tokens = body.facts.max_tokens if body is not None else 0
-            grant = self._gate.grant(key, model=visit.model or None, tokens=tokens)
+            usual = next(iter(self._conductor.models), None)  # what a request that names no model gets
+            grant = self._gate.grant(key, model=visit.model or usual, tokens=tokens)
             reply.extra += grant.headers
             try:
                 if body is not None:
