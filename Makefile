@@ -1,8 +1,8 @@
 # The targets that people type. The two commands work without make: ./start.sh and ./test.sh.
 PY := .venv/bin/python
-SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh)
+SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh)
 
-.PHONY: run test check format test-llama-server
+.PHONY: run test check format test-llama-server image-test
 
 run:
 	@./start.sh
@@ -17,6 +17,7 @@ check: $(PY)
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 	shellcheck -x $(SCRIPTS)
+	.venv/bin/hadolint Dockerfile
 	@if [ -e tests/test_docs.py ]; then $(PY) -m pytest -q tests/test_docs.py; fi
 
 format:
@@ -26,6 +27,10 @@ format:
 # The engine tests against llama.cpp's own server too. Builds it once per version, six minutes, outside the tree.
 test-llama-server: $(PY)
 	@server=$$(scripts/build_llama_server.sh $(PY)) && WAKEGATE_TEST_LLAMA_SERVER=$$server ./test.sh -m llama_server
+
+# Builds the container images for real (as root, minutes) and runs them: boot, health, an answer, volumes, users, signals.
+image-test: $(PY)
+	@scripts/build_image.sh $(PY) && ./test.sh -m image tests/deploy/test_image.py
 
 $(PY):
 	@echo "There is no .venv yet: ./test.sh makes it"; exit 2

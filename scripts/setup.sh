@@ -489,6 +489,7 @@ test_tools='
   promtool    prometheus  lints the metrics and their alerts; its Prometheus scrapes a worker
   curl        curl        the README pastes it
   shellcheck  shellcheck  for make check
+  systemd-analyze systemd checks the unit of the service
 '
 
 set_up_for_tests() {

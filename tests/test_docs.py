@@ -78,7 +78,9 @@ def source() -> str:
         *(ROOT / "bench").rglob("*.py"),
         *(path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)),
         *ROOT.glob("*.sh"),
+        *(ROOT / "deploy").rglob("*.*"),
         ROOT / "Makefile",
+        ROOT / "Dockerfile",
     ]
     return "\n".join(path.read_text(encoding="utf-8") for path in files if path.is_file())
 
