@@ -114,6 +114,11 @@ def test_no_line_of_a_private_key_is_left() -> None:
     assert "MIIEvQIBADANBgkqhkiG9w0BAQ" not in Redactor([pem])("failed at MIIEvQIBADANBgkqhkiG9w0BAQ of it")
 
 
+def test_a_secret_that_was_made_later_is_learned(redact: Redactor) -> None:
+    redact.learn(["made-only-now"])
+    assert redact("made-only-now, another-secret") == "…, …"
+
+
 # --- exceptions that nobody caught
 
 

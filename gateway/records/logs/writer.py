@@ -197,6 +197,8 @@ class Logs:
     def close(self, patience: float = CLOSE) -> bool:
         """Write what is there, on the disk where that can be had, and end. Blocks for at most `patience` seconds, and a
         moment. False when something hung and was left behind."""
+        if self._scribe.ident is None:
+            return True  # never started: nothing is open
         deadline = time.monotonic() + patience
         self._keeper.ask_to_end()
         self._ending = True
