@@ -183,10 +183,21 @@ class Keeper:
                     return False
                 os.unlink(entry.file, dir_fd=folder)
         except FileNotFoundError:
-            pass  # another worker was quicker: gone is gone
+            # Another worker was quicker: gone is gone. Or it was compressed this moment: then it goes all the same, or
+            # younger ones would go before it.
+            if entry.name.is_rotated and not entry.name.is_compressed:
+                self._remove_compressed(logs, entry)
         except PermissionError:
             return False  # another user's
         return True
+
+    @staticmethod
+    def _remove_compressed(logs: int, entry: Entry) -> None:
+        try:
+            with _inside(logs, entry.folder) as folder:
+                os.unlink(f"{entry.file}.gz", dir_fd=folder)
+        except FileNotFoundError:
+            pass  # it was removed, not compressed
 
     def _volume_now(self, logs: int) -> float:
         """What time the volume thinks it is: others' times are compared with it, and a file server has a clock."""
@@ -214,7 +225,7 @@ class Keeper:
                 if not _is_done_already(folder, entry.file, seen.st_size):
                     self._compress_into(folder, entry.file, source, seen)
                 else:
-                    os.unlink(entry.file, dir_fd=folder)
+                    _give_up(entry.file, folder)
             finally:
                 os.close(source)
 
@@ -231,26 +242,19 @@ class Keeper:
                 os.fsync(out)
                 os.utime(out, ns=(seen.st_atime_ns, seen.st_mtime_ns))
             ours = os.stat(making, dir_fd=folder, follow_symlinks=False).st_ino == os.fstat(out).st_ino
-            if whole and ours:
+            if whole and ours and _is_there(folder, file, seen.st_ino):
                 os.rename(making, f"{file}.gz", src_dir_fd=folder, dst_dir_fd=folder)
                 os.fsync(folder)
                 os.unlink(file, dir_fd=folder)
             elif ours:
                 os.unlink(making, dir_fd=folder)
         except FileNotFoundError:
-            pass  # another worker took us for dead, and removed what we were making, or the source
+            pass  # another worker took us for dead and removed what we were making, or the source this moment
         except OSError:
-            self._give_up(making, folder)
+            _give_up(making, folder)
             raise
         finally:
             os.close(out)
-
-    @staticmethod
-    def _give_up(making: str, folder: int) -> None:
-        try:
-            os.unlink(making, dir_fd=folder)
-        except OSError:
-            pass  # it is a leftover then, and removed as one
 
     def _pour(self, source: int, out: int, size: int) -> bool:
         """Whether all of it went through. No further than `size`: a file that grows has no end."""
@@ -321,6 +325,21 @@ def _is_free(fd: int) -> bool:
     except OSError:
         pass  # no locks on this volume
     return True
+
+
+def _is_there(folder: int, file: str, inode: int) -> bool:
+    """Whether it still has its name: what was removed meanwhile must not come back compressed."""
+    try:
+        return os.stat(file, dir_fd=folder, follow_symlinks=False).st_ino == inode
+    except FileNotFoundError:
+        return False
+
+
+def _give_up(file: str, folder: int) -> None:
+    try:
+        os.unlink(file, dir_fd=folder)
+    except OSError:
+        pass  # it is a leftover then, and removed as one
 
 
 def _is_done_already(folder: int, file: str, size: int) -> bool:

@@ -69,7 +69,8 @@ def limit_of_one(cap: int, live: int, max_size: int) -> int:
 
 
 def count_live(entries: Iterable[Entry], now: float, ours: Collection[str]) -> int:
-    return sum(is_live(entry, now, ours) and entry.file != LATEST for entry in entries)
+    """Files that somebody may be writing lines to."""
+    return sum(is_live(entry, now, ours) and entry.file != LATEST and not entry.name.is_unfinished for entry in entries)
 
 
 def what_to_remove(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,33 @@ def test_lines_that_come_while_it_is_compressed_are_not_lost(
     monkeypatch.setattr(keeper_room, "_write_all", meanwhile)
     keeper(tmp_path).sweep()
     assert listing(folder) == [path.name] and path.read_bytes().endswith(b"late\n")
+
+
+def test_what_was_removed_while_it_was_compressed_does_not_come_back(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(folder, rotated(), mtime=LONG_AGO)
+    monkeypatch.setattr(keeper_room.os, "fsync", lambda fd: path.unlink(missing_ok=True))
+    keeper(tmp_path).sweep()
+    assert listing(folder) == []
+
+
+def test_what_was_compressed_while_it_was_to_be_removed_goes_all_the_same(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else the oldest would stay, and a younger one go."""
+    path = put(folder, rotated(DEAD, 4 * LIVE), os.urandom(100_000), mtime=LONG_AGO)
+    decide = keeper_room.room.what_to_remove
+
+    def meanwhile(*words: Any) -> Any:
+        going = decide(*words)
+        if path.exists():
+            path.rename(f"{path}.gz")
+        return going
+
+    monkeypatch.setattr(keeper_room.room, "what_to_remove", meanwhile)
+    keeper(tmp_path, cap=1).sweep()
+    assert listing(folder) == []
 
 
 def test_the_oldest_go_over_all_folders_and_workers(tmp_path: Path, folder: Path) -> None:

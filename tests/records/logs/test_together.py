@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -64,6 +65,7 @@ def test_ten_workers_keep_one_cap_and_lose_no_line_of_a_live_file(tmp_path: Path
         worker.says("there")
     notes = logs / "llama0" / "notes.txt"
     notes.write_text("not a log of ours")
+    time.sleep(0.5)  # each looks around every 0.2 s, and shares the room with all that it sees
     for worker in workers:
         worker.go_on()
     largest = 0
