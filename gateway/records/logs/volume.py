@@ -88,10 +88,8 @@ class Volume:
         """Walk up to where the volume is mounted; what holds that place is beneath it."""
         if self._beneath is not None:
             return
-        place = (self._data_dir / "logs").resolve()
-        while place != place.parent:
-            place = place.parent
-            above = place.stat().st_dev
-            if above != device:
-                self._beneath = above
-                return
+        logs = (self._data_dir / "logs").resolve()
+        above = next((seen for place in logs.parents if (seen := place.stat().st_dev) != device), None)
+        # Not when it was mounted or unmounted this very moment: the volume would pass for what is beneath it.
+        if logs.stat().st_dev == device:
+            self._beneath = above
