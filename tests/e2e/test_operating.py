@@ -16,49 +16,6 @@ pytestmark = pytest.mark.engine
 CHAT = {"max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": "Hello"}]}
 
 
-def keys(*words: str, folder: Path, entered: str = "") -> str:
-    """`wakegate keys …`, as an operator types it."""
-    done = subprocess.run(
-        [str(Path(__file__).parents[2] / ".venv/bin/python"), "-m", "gateway", "keys", *words],
-        cwd=Path(__file__).parents[2],
-        env={"PATH": "/usr/bin:/bin", "API_KEYS_FILE": str(folder / "keys.toml"), "WAKEGATE_ENV_FILE": "/dev/null"},
-        input=entered,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def new_key(name: str, folder: Path) -> str:
-    said = keys("new", name, folder=folder)
-    return next(word for word in said.split() if word.startswith("sk-"))
-
-
-def test_keys_come_and_go_while_it_runs_and_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
-    alice = new_key("alice", tmp_path)
-    with running(tmp_path, API_KEYS_FILE=str(tmp_path / "keys.toml")) as worker:
-        worker.until("ready")
-        assert worker.post("/v1/chat/completions", CHAT, key=alice)[0] == 200
-        bob = new_key("bob", tmp_path)
-        wait_for(lambda: worker.get("/v1/models", key=bob)[0] == 200, 10, "a new key opens by itself")
-        keys("revoke", "alice", folder=tmp_path)
-        assert worker.process is not None
-        worker.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: worker.get("/v1/models", key=alice)[0] in (401, 429), 10, "a revoked key opens nothing")
-        good = (tmp_path / "keys.toml").read_text()
-        (tmp_path / "keys.toml").write_text("[[keys]]\nname = ")
-        wait_for(lambda: worker.get("/health")[1]["keys_file"] != "ok", 10, "/health says that the file is wrong")
-        assert worker.get("/v1/models", key=bob)[0] == 200
-        assert "wakegate_keys_file_ok 0" in worker.get("/metrics")[1]
-        (tmp_path / "keys.toml").write_text(good)
-        wait_for(lambda: worker.get("/health")[1]["keys_file"] == "ok", 10, "/health says that it is right again")
-        said = worker.console
-        assert "SIGHUP" in said and "the keys of before" in said
-        assert alice not in said and bob not in said
-
-
 def certificate(folder: Path, name: str) -> None:
     """A new pair, where the old one was."""
     subprocess.run(
