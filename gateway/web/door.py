@@ -193,6 +193,8 @@ class Door:
         """What this path takes; to a browser that asks for a page of another origin, whether that page may."""
         allow = (*route.methods, "OPTIONS")
         granted = self._gate.preflight(request, allow)
+        if granted is not None:
+            reply.extra = ()  # a preflight has its own, and a browser takes none that comes twice
         await reply.answer(204, b"", (("Allow", ", ".join(allow)), *(granted or ())))
 
     async def _show(self, route: Route, rest: str, request: web.BaseRequest, reply: Reply) -> None:

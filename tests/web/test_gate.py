@@ -178,6 +178,8 @@ async def test_a_preflight_of_the_sdk_is_granted_without_a_key() -> None:
             FIN,
         )
         assert heard.only.status == 204
+        head = heard.data.lower()
+        assert head.count(b"access-control-allow-origin:") == head.count(b"vary:") == 1, "a browser takes none twice"
         assert heard.only.header("Access-Control-Allow-Origin") == PAGE
         assert "x-stainless-lang" in (heard.only.header("Access-Control-Allow-Headers") or "")
         assert h.provider.starts == 0
