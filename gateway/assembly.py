@@ -47,6 +47,8 @@ class Boot:
     demo_model: Path | None
     stamp: str = "boot"
     """When and where, for names of log files: `<boot>_<worker>`."""
+    worker: str = "worker"
+    """Where: the same at the next boot on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,7 @@ def make_quotas(settings: Settings, boot: Boot, *, now: float) -> Quotas:
     """What keys may take, and, where an hour has a price, what they have spent, kept on the volume."""
     if settings.hourly_price is None:
         return Quotas()
-    worker = f"{boot.stamp.partition('_')[2] or 'worker'}-{settings.port}"
-    spent = Spent(SpentFolder(settings.data_dir / "state" / "spent", worker))
+    spent = Spent(SpentFolder(settings.data_dir / "state" / "spent", f"{boot.worker}-{settings.port}"))
     return Quotas(Spending(settings.hourly_price, now=now, wall=time.time()), spent)
 
 
@@ -230,6 +231,7 @@ def _make_local(settings: Settings, boot: Boot) -> Provider:
             boot=boot.nonce,
             log_path=log,
             log_limit=settings.log_max_size,
+            log_every=settings.log_rotate_every,
         )
     except CommandError as error:
         raise CannotStart(str(error)) from error

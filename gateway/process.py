@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gateway import assembly, surroundings
@@ -29,13 +29,14 @@ from gateway.surroundings import Surroundings
 from gateway.web.wire import parser_is_compiled
 
 
-def make_boot(environ: "os._Environ[str]") -> Boot:
+def make_boot(environ: Mapping[str, str]) -> Boot:
     folder = environ.get("WAKEGATE_RUN_DIR") or tempfile.mkdtemp(prefix="wakegate-")
     demo = environ.get("WAKEGATE_DEMO_MODEL")
     nonce = environ.get("WAKEGATE_BOOT") or secrets.token_hex(16)
-    worker = environ.get("RUNPOD_POD_ID") or platform.node() or "worker"
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "_" + re.sub(r"[^A-Za-z0-9.-]+", "-", worker)[:40]
-    return Boot(nonce, Path(folder), Path(demo) if demo else None, stamp)
+    worker = re.sub(r"[^A-Za-z0-9.-]+", "-", environ.get("RUNPOD_POD_ID") or platform.node())[:40] or "worker"
+    # The nonce's beginning: two gateways of one host may begin in the same second, and share a volume.
+    stamp = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}_{worker}-{nonce[:4]}"
+    return Boot(nonce, Path(folder), Path(demo) if demo else None, stamp, worker)
 
 
 async def serve(settings: Settings, around: Surroundings, boot: Boot, logs: Logs, redact: Redactor) -> int:
@@ -107,7 +108,7 @@ def main() -> int:
     redact = Redactor(settings.secrets())
     logs = assembly.make_logs(settings, boot, redact)
     set_up_logging(settings.log_level)
-    hook_exceptions(redact)
+    hook_exceptions(redact, lambda text: logs.record(text, "error"))
     logs.start()
     console.install(logs)
     for warning in settings.warnings:
