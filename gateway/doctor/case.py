@@ -56,8 +56,12 @@ class GatewaySeen:
     silent: str = ""
     """Why /health got no answer, where the process is known to be ours."""
     pid: int | None = None
+    tls: bool = False
+    """Whether it speaks TLS, which this shell's settings need not know."""
     health_port: int | None = 200
     """The code of /livez on PORT_HEALTH; None: nobody answers there as our health server does."""
+    health_hangs: bool = False
+    """Whether our health server has PORT_HEALTH, and does not answer."""
     metrics_port: bool = True
     """Whether somebody listens on METRICS_PORT."""
 
@@ -70,6 +74,8 @@ class Folder:
     """Without links."""
     problem: str = ""
     """Why it cannot be written; empty: it can."""
+    is_forbidden: bool = False
+    """Whether that is because it is somebody else's."""
     hangs: bool = False
     free: int | None = None
     size: int | None = None

@@ -187,13 +187,21 @@ def run_errands(errands: Mapping[str, Callable[[], object]], within: float) -> t
 
 def look_at_folder(path: Path) -> Folder:
     """DATA_DIR: writes a file without a name into it, to see whether that works and what time it is there."""
-    path = path.resolve()
+    try:
+        path = path.resolve()
+    except RuntimeError:  # links in a circle, before Python 3.13; later ones leave the last link as it is
+        pass
+    if path.is_symlink():
+        return Folder(path, problem="its links lead round in a circle")
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     space = os.statvfs(there)
     folder = Folder(path, free=space.f_bavail * space.f_frsize, size=space.f_blocks * space.f_frsize)
     if there != path:
-        problem = "" if os.access(there, os.W_OK | os.X_OK) else f"it is not there, and {there} may not be written"
-        return replace(folder, problem=problem if there.is_dir() else f"{there} is not a folder")
+        if not there.is_dir():
+            return replace(folder, problem=f"{there} is not a folder")
+        if os.access(there, os.W_OK | os.X_OK):
+            return folder
+        return replace(folder, problem=f"it is not there, and {there} may not be written", is_forbidden=True)
     if not path.is_dir():
         return replace(folder, problem="it is not a folder")
     try:
@@ -204,7 +212,8 @@ def look_at_folder(path: Path) -> Folder:
             at = os.fstat(file.fileno()).st_mtime
             after = time.time()
     except OSError as error:
-        return replace(folder, problem=error.strerror or type(error).__name__)
+        why = error.strerror or type(error).__name__
+        return replace(folder, problem=why, is_forbidden=isinstance(error, PermissionError))
     return replace(folder, skew=at - before if at < before else max(0.0, at - after))
 
 
@@ -435,14 +444,14 @@ def build_of_vllm(script: Path) -> Build:
 
 
 def look_at_engines(settings: Settings, listeners: Iterable[Listener]) -> tuple[EngineSeen, ...]:
-    """Engines beside the gateway, on addresses that others may reach. All ports are asked at once."""
+    """Engines on addresses that others may reach, on our own ports too: 8000 is vLLM's. All are asked at once."""
     ours = (settings.port, settings.port_health, settings.metrics_port)
-    others = {
+    reached = {
         listener.port: listener
-        for listener in listeners
-        if not listener.is_loopback and listener.port not in (*ours, *sockets.NO_HTTP)
+        for listener in sorted(listeners, key=lambda one: one.port not in ours)
+        if not listener.is_loopback and listener.port not in sockets.NO_HTTP
     }
-    errands = {str(port): lambda one=listener: look_at_engine(one) for port, listener in others.items()}
+    errands = {str(port): lambda one=listener: look_at_engine(one) for port, listener in reached.items()}
     found, _ = run_errands(dict(list(errands.items())[:MOST_LISTENERS]), 3 * ANSWER_WITHIN)
     return tuple(engine for engine in found.values() if engine is not None)
 
@@ -500,10 +509,12 @@ def look_at_gateway(settings: Settings, listeners: Iterable[Listener], proc: Pat
         health_port=_livez(health) if health is not None else None,
         metrics_port=any(listener.port == settings.metrics_port for listener in listeners),
     )
+    if health is not None and seen.health_port is None and _is_ours(health, proc, _runs_health):
+        seen = replace(seen, health_hangs=True)
     try:
-        said = ask(mine, "/health", tls=settings.tls_cert is not None).json()
+        said, tls = _ask_either_way(mine, "/health", tls=settings.tls_cert is not None)
     except (OSError, http.client.HTTPException) as error:
-        if _runs_our_gateway(mine, proc):
+        if _is_ours(mine, proc, _runs_gateway):
             return replace(seen, silent=str(error) or type(error).__name__)
         return None
     if not {"status", "state", "progress"} <= said.keys():
@@ -514,7 +525,22 @@ def look_at_gateway(settings: Settings, listeners: Iterable[Listener], proc: Pat
         status=str(said["status"]),
         reason=str(said.get("reason", "")),
         progress=_progress(said["progress"]),
+        tls=tls,
     )
+
+
+def _ask_either_way(listener: Listener, path: str, *, tls: bool) -> tuple[Mapping[str, object], bool]:
+    """(what it says, whether over TLS): this shell's settings, tried first, need not be those that it runs with.
+    Raises the first try's OSError or HTTPException."""
+    try:
+        return ask(listener, path, tls=tls).json(), tls
+    except TimeoutError:
+        raise  # it hangs, whatever it speaks
+    except (OSError, http.client.HTTPException) as first:
+        try:
+            return ask(listener, path, tls=not tls).json(), not tls
+        except (OSError, http.client.HTTPException):
+            raise first from None
 
 
 def _progress(said: object) -> str:
@@ -524,13 +550,21 @@ def _progress(said: object) -> str:
     return f"{said.get('phase')} {ratio:.0%}" if isinstance(ratio, float) else str(said.get("phase"))
 
 
-def _runs_our_gateway(listener: Listener, proc: Path) -> bool:
+def _is_ours(listener: Listener, proc: Path, runs: Callable[[list[bytes]], bool]) -> bool:
     """By its command line, as start.sh writes it. It is looked at here, and shown nowhere."""
     try:
         words = (proc / str(listener.pid) / "cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
+    return runs(words)
+
+
+def _runs_gateway(words: list[bytes]) -> bool:
     return b"-m" in words and b"gateway" in words
+
+
+def _runs_health(words: list[bytes]) -> bool:
+    return b"-S" in words and any(word.endswith(b"/health") for word in words)
 
 
 def _is_health_server(listener: Listener) -> bool:

@@ -12,7 +12,7 @@ def check(case: Case) -> Iterator[Finding]:
         return
     host = "127.0.0.1" if s.host in ("0.0.0.0", "::") else s.host  # noqa: S104 - compared, not listened on
     shown = f"[{host}]" if ":" in host else host
-    url = f"{'https' if s.tls_cert else 'http'}://{shown}:{s.port}"
+    url = f"{'https' if gateway.tls else 'http'}://{shown}:{s.port}"
     if gateway.silent or gateway.health_port == 503:
         detail = gateway.silent or "its heartbeat is older than 10 s"
         yield found("gateway-stuck", port=s.port, detail=detail, pid=gateway.pid or "<its process>")

@@ -13,7 +13,7 @@ def check(case: Case) -> Iterator[Finding]:
     for name, port in wanted:
         if not port:
             continue
-        if gateway is not None and (name != "PORT_HEALTH" or gateway.health_port is not None):
+        if gateway is not None and (name != "PORT_HEALTH" or gateway.health_port is not None or gateway.health_hangs):
             continue  # its own
         listener = _in_the_way(case, port)
         if listener is not None:
@@ -38,7 +38,9 @@ def _silent(case: Case) -> Iterator[Finding]:
     s, gateway = case.settings, case.facts.gateway
     if gateway is None:
         return
-    if gateway.health_port is None and _in_the_way(case, s.port_health) is None:
+    if gateway.health_hangs:
+        yield found("health-port-silent", port=s.port_health, detail="its server listens, and says nothing")
+    elif gateway.health_port is None and _in_the_way(case, s.port_health) is None:
         yield found("health-port-silent", port=s.port_health, detail="nothing listens there")
     if s.metrics_port and not gateway.metrics_port:
         yield found("metrics-port-silent", port=s.metrics_port)

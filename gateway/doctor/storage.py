@@ -12,6 +12,7 @@ from gateway.surroundings import Mount
 HANGS_AFTER = 2.0
 """Seconds."""
 FULL = 64 * MIB
+ANOTHER = "/path/of/a/volume"
 SKEW = 5.0
 """Seconds between two clocks that are no rounding."""
 LAYERS = frozenset({"overlay", "overlayfs", "aufs", "fuse.fuse-overlayfs", "zfs-layer", "rootfs"})
@@ -30,7 +31,8 @@ def check(case: Case) -> Iterator[Finding]:
     mount = case.around.mount_of(folder.path)
     if folder.problem:
         other = _volume(case, None)
-        cure = f"export DATA_DIR={other}" if other else f"sudo chown $(id -u) {path}"
+        allow = folder.is_forbidden and not other
+        cure = f"sudo install -d -o $(id -u) {path}" if allow else f"export DATA_DIR={other or ANOTHER}"
         yield found("data-dir-unwritable", path=path, problem=folder.problem, cure=cure)
     if mount is not None:
         yield from _place(case, folder, mount)
@@ -41,7 +43,7 @@ def check(case: Case) -> Iterator[Finding]:
 
 def _place(case: Case, folder: Folder, mount: Mount) -> Iterator[Finding]:
     path = shlex.quote(str(folder.path))
-    volume = _volume(case, mount) or "/path/of/a/volume"
+    volume = _volume(case, mount) or ANOTHER
     if case.around.in_memory(folder.path):
         yield found("data-dir-in-memory", path=path, kind=mount.kind, volume=volume)
     elif mount.kind in LAYERS and case.around.in_container:

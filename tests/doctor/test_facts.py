@@ -158,6 +158,12 @@ def test_what_cannot_be_written_says_why(tmp_path: Path) -> None:
     assert facts.look_at_folder(Path("/proc")).problem != ""  # not even root can make files there
 
 
+def test_links_in_a_circle_are_a_finding_and_no_fault_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert facts.look_at_folder(tmp_path / "a").problem == "its links lead round in a circle"
+
+
 def test_a_link_is_followed_to_where_the_data_really_lies(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "data").symlink_to("volume")
@@ -392,6 +398,38 @@ def test_a_gateway_that_speaks_tls_is_asked_so(tmp_path: Path) -> None:
     assert seen is not None and (seen.state, seen.progress) == ("starting", "loading 43%")
 
 
+def test_a_gateway_is_recognised_also_from_a_shell_that_knows_nothing_of_its_tls(tmp_path: Path) -> None:
+    """Else the doctor would have somebody kill a gateway that serves."""
+    pem, key = tmp_path / "both.pem", tmp_path / "key"
+    openssl_pair(pem, key, days=60)
+    pem.write_text(key.read_text() + pem.read_text())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    pages = {"/health": (200, '{"status":"ok","state":"ready","progress":null}')}
+    with answering(pages, tls=context) as secure, answering(pages) as plain:
+        over_tls = case_here(tmp_path, PORT=str(secure.port)).facts.gateway
+        in_clear = case_here(tmp_path, PORT=str(plain.port), TLS_CERT=str(pem)).facts.gateway
+    assert over_tls is not None and (over_tls.state, over_tls.silent, over_tls.tls) == ("ready", "", True)
+    assert in_clear is not None and (in_clear.state, in_clear.silent, in_clear.tls) == ("ready", "", False)
+
+
+def test_a_health_server_of_ours_that_hangs_is_told_from_a_stranger(tmp_path: Path) -> None:
+    with answering({"/health": (200, '{"status":"ok","state":"ready","progress":null}')}) as there:
+        program = (
+            "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); s.accept()"
+        )
+        command = [sys.executable, "-u", "-I", "-S", "-c", program]
+        for last, hangs in (("/opt/wakegate/health", True), ("/srv/else", False)):
+            with subprocess.Popen([*command, last], stdout=subprocess.PIPE, text=True) as other:
+                try:
+                    assert other.stdout is not None
+                    port = other.stdout.readline().strip()
+                    seen = case_here(tmp_path, PORT=str(there.port), PORT_HEALTH=port).facts.gateway
+                finally:
+                    other.kill()
+            assert seen is not None and (seen.health_port, seen.health_hangs) == (None, hangs)
+
+
 def test_somebody_elses_health_is_no_gateway(tmp_path: Path) -> None:
     for pages in ({"/health": (200, '{"status":"ok"}')}, {"/health": (200, "[]")}, {}):
         with answering(pages) as there:
@@ -424,6 +462,15 @@ def test_a_bare_vllm_beside_the_gateway_is_found_with_what_it_leaves_open(tmp_pa
     (engine,) = [engine for engine in case.facts.engines if engine.listener.port == locked.port]
     assert (engine.name, engine.open_routes) == ("vLLM", ("/invocations",))
     assert "engine-open" in codes(judge(case))
+
+
+@pytest.mark.parametrize("name", ["PORT", "PORT_HEALTH", "METRICS_PORT"])
+def test_an_engine_that_has_one_of_our_own_ports_is_found_as_well(tmp_path: Path, name: str) -> None:
+    """8000 is where vLLM listens when nobody says otherwise."""
+    with answering({**VLLM, "/v1/models": (200, "")}, address="0.0.0.0") as there:
+        case = case_here(tmp_path, **{name: str(there.port)})
+    assert [seen.open_routes for seen in case.facts.engines if seen.listener.port == there.port] == [("everything",)]
+    assert {"port-taken", "engine-open"} <= set(codes(judge(case)))
 
 
 def test_ports_that_take_calls_and_never_answer_do_not_hide_that_they_are_taken(tmp_path: Path) -> None:

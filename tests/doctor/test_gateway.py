@@ -24,8 +24,13 @@ def test_one_that_runs_is_a_note() -> None:
 def test_its_address_is_the_one_that_it_listens_on() -> None:
     assert (
         "https://[::1]:8443/health"
-        in only(check(case(seen(), HOST="::1", PORT="8443", TLS_CERT="/c.pem")), "gateway-runs").cure
+        in only(check(case(seen(tls=True), HOST="::1", PORT="8443", TLS_CERT="/c.pem")), "gateway-runs").cure
     )
+
+
+def test_its_address_is_in_the_scheme_that_it_speaks_whatever_this_shell_has_set() -> None:
+    assert "https://127.0.0.1:8000/" in only(check(case(seen(tls=True))), "gateway-runs").cure
+    assert "http://127.0.0.1:8000/" in only(check(case(seen(), TLS_CERT="/c.pem")), "gateway-runs").cure
 
 
 def test_a_start_under_way_says_how_far_it_is() -> None:

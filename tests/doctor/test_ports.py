@@ -53,6 +53,16 @@ def test_a_stranger_on_the_health_port_of_a_running_gateway() -> None:
     assert "PORT_HEALTH: port 8001 is taken by java" in only(check(case(facts)), "port-taken").what
 
 
+def test_a_health_server_of_our_own_that_hangs_is_silent_and_no_stranger() -> None:
+    facts = Facts(
+        listeners=(NGINX, Listener("0.0.0.0", 8001, "python", 9)),
+        gateway=GatewaySeen(health_port=None, health_hangs=True),
+    )
+    found = list(check(case(facts)))
+    assert codes(found) == ["health-port-silent"]
+    assert "its server listens, and says nothing" in found[0].what
+
+
 def test_a_metrics_port_that_nobody_serves_while_the_gateway_runs() -> None:
     facts = Facts(gateway=GatewaySeen(metrics_port=False))
     assert codes(check(case(facts, METRICS_PORT="9090"))) == ["metrics-port-silent"]

@@ -67,8 +67,15 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_volume_that_can() -> N
     said = only(check(case(at("/data", problem="Permission denied"), on(LAYER + NETWORK))), "data-dir-unwritable")
     assert said.level is BREAKS
     assert "(Permission denied)" in said.what and said.cure == "export DATA_DIR=/runpod-volume"
-    said = only(check(case(at("/srv/a b", problem="Read-only file system"))), "data-dir-unwritable")
-    assert said.cure == "sudo chown $(id -u) '/srv/a b'"
+    said = only(check(case(at("/srv/a b", problem="Permission denied", is_forbidden=True))), "data-dir-unwritable")
+    assert said.cure == "sudo install -d -o $(id -u) '/srv/a b'"
+
+
+@pytest.mark.parametrize("problem", ["Read-only file system", "No space left on device", "/srv/x is not a folder"])
+def test_what_no_owner_can_mend_is_not_answered_with_a_change_of_owner(problem: str) -> None:
+    assert only(check(case(at("/srv/x", problem=problem))), "data-dir-unwritable").cure == (
+        "export DATA_DIR=/path/of/a/volume"
+    )
 
 
 def test_a_volume_that_hangs_is_all_that_is_said_of_it() -> None:
