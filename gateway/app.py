@@ -10,6 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -25,7 +26,7 @@ from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records import console
-from gateway.records.boot_log import BootLog
+from gateway.records.boot_log import BootLog, Courier
 from gateway.records.console import Welcome, ready_banner, say, show
 from gateway.records.ended import Ended
 from gateway.records.facts import boot_facts, version
@@ -118,6 +119,7 @@ class Gateway:
         self._status = StatusFile(boot.run_folder, boot.nonce)
         self._written: Status | None = None
         self._starts = StartTimes(settings.data_dir / "state" / "starts.json")
+        self._courier = Courier("start times")
         self._pulse = Pulse(say)
         self.metrics = Metrics(
             version=version(),
@@ -389,7 +391,7 @@ class Gateway:
 
     def _became_ready(self, snapshot: Snapshot, seconds: float) -> None:
         if self.provider.profile.starts:
-            self._starts.add(seconds)
+            self._courier(partial(self._starts.add, seconds))  # the volume may hang
         say(f"ready after {seconds:.1f} s")
         if self._welcomed:
             return

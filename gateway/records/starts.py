@@ -23,6 +23,7 @@ class StartTimes:
         return max(self._read(), default=None)
 
     def add(self, seconds: float) -> None:
+        """Waits for the volume, however long that takes: not for the event loop's thread."""
         kept = [*self._read(), round(float(seconds), 3)][-KEPT:]
         temporary = self._path.with_suffix(f".{os.getpid()}.new")
         try:

@@ -1,19 +1,23 @@
 """What an operator does to a running worker: ports, certificates, keys, a hang-up; through ./start.sh itself."""
 
 import json
+import os
 import signal
 import ssl
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.support.worker import KEY, Worker, free_port, running, wait_for
+from tests.support.worker import KEY, ROOT, Worker, free_port, running, wait_for
 
 pytestmark = pytest.mark.engine
 
 CHAT = {"max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": "Hello"}]}
+
+QUICK = f"{sys.executable} -I -S {ROOT / 'tests/support/quick_engine.py'} {{socket}}"
 
 
 def certificate(folder: Path, name: str) -> None:
@@ -57,6 +61,17 @@ def test_metrics_have_a_port_of_their_own_when_asked_for(tmp_path: Path) -> None
         assert status == 200 and 'wakegate_state{upstream="default",state="ready"} 1' in page
         assert worker.get("/metrics")[0] == 404
         assert worker.get("/v1/models", base=f"http://127.0.0.1:{port}")[0] == 404
+
+
+def test_a_volume_that_hangs_when_the_engine_is_ready_holds_up_nobody(tmp_path: Path) -> None:
+    """How long a start took is kept on the volume. A pipe that nobody writes to hangs whoever opens it."""
+    with running(tmp_path, WAKE_ON_START="false", ENGINE_COMMAND=QUICK) as worker:
+        worker.until("stopped")
+        state = tmp_path / "data" / "state"
+        state.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(state / "starts.json")
+        assert worker.post("/v1/chat/completions", CHAT, timeout=15)[0] == 200
+        assert worker.stop(within=10) == 0
 
 
 def ended(worker: Worker) -> int:
