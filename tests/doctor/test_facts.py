@@ -416,7 +416,7 @@ def test_a_gateway_is_recognised_also_from_a_shell_that_knows_nothing_of_its_tls
 def test_a_health_server_of_ours_that_hangs_is_told_from_a_stranger(tmp_path: Path) -> None:
     with answering({"/health": (200, '{"status":"ok","state":"ready","progress":null}')}) as there:
         program = (
-            "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); s.accept()"
+            "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); time.sleep(60)"
         )
         command = [sys.executable, "-u", "-I", "-S", "-c", program]
         for last, hangs in (("/opt/wakegate/health", True), ("/srv/else", False)):
