@@ -28,7 +28,7 @@ from gateway.proxy.reply import CallerLeft, Reply
 from gateway.proxy.upstream import Call, Unreached, Upstreams
 from gateway.web import pages, wire
 from gateway.web.gate import Gate
-from gateway.web.routes import INFERENCE, Kind, Route, Routes
+from gateway.web.routes import INFERENCE, METHODS, Kind, Route, Routes
 from gateway.web.scrape import Scrape
 
 log = logging.getLogger(__name__)
@@ -173,11 +173,12 @@ class Door:
 
     async def _serve(self, request: web.BaseRequest, reply: Reply, visit: Visit) -> None:
         wire.check_head(request)
+        if request.method == "OPTIONS":
+            await self._say_options(request, reply)
+            return
         route, rest = self._routes.find(request.method, request.raw_path)
         reply.dialect = dialects.for_route(route.path)
-        if request.method == "OPTIONS":
-            await self._say_options(request, route, reply)
-        elif route.kind is Kind.PAGE:
+        if route.kind is Kind.PAGE:
             await self._show(route, rest, request, reply)
         else:
             key = self._gate.enter(request, route)
@@ -189,10 +190,19 @@ class Door:
                 await self._forward(request, route, key, reply, visit)
                 visit.code = str(reply.status) if reply.status >= 400 else ""
 
-    async def _say_options(self, request: web.BaseRequest, route: Route, reply: Reply) -> None:
-        """What this path takes; to a browser that asks for a page of another origin, whether that page may."""
-        allow = (*route.methods, "OPTIONS")
-        granted = self._gate.preflight(request, allow)
+    async def _say_options(self, request: web.BaseRequest, reply: Reply) -> None:
+        """What this path takes; to a browser that asks for a page of another origin, whether that page may. That it may
+        is also said of a path that is not there: the page could not read the 404, which says what is meant, else."""
+        try:
+            route, _ = self._routes.find("OPTIONS", request.raw_path)
+        except Refused:
+            allow = tuple(sorted(METHODS))
+            granted = self._gate.preflight(request, allow)
+            if granted is None:
+                raise
+        else:
+            allow = (*route.methods, "OPTIONS")
+            granted = self._gate.preflight(request, allow)
         if granted is not None:
             reply.extra = ()  # a preflight has its own, and a browser takes none that comes twice
         await reply.answer(204, b"", (("Allow", ", ".join(allow)), *(granted or ())))

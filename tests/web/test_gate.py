@@ -185,6 +185,17 @@ async def test_a_preflight_of_the_sdk_is_granted_without_a_key() -> None:
         assert h.provider.starts == 0
 
 
+async def test_a_page_may_read_that_its_path_is_wrong() -> None:
+    """A base URL without /v1 is what people get wrong most: refused at the preflight, it is a riddle in the console."""
+    async with house(gate=lambda: Gate(keys=Keys([]), admin=Keys([]), cors=Cors((PAGE,)), origins=(PAGE,))) as h:
+        begin = f"OPTIONS /chat/completions HTTP/1.1\r\nHost: x\r\nOrigin: {PAGE}\r\n"
+        asked = await talk(h.port, f"{begin}Access-Control-Request-Method: POST\r\n\r\n".encode(), ANSWERED, FIN)
+        assert (asked.only.status, asked.only.header("Access-Control-Allow-Origin")) == (204, PAGE)
+        assert "POST" in (asked.only.header("Access-Control-Allow-Methods") or "")
+        plain = await talk(h.port, f"{begin}\r\n".encode(), ANSWERED, FIN)
+        assert plain.only.status == 404
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
