@@ -100,9 +100,7 @@ class Gateway:
         self._bodies = assembly.make_bodies(settings, on_repair=self.metrics.surrogates.inc)
         self._upstreams = Upstreams(lambda endpoint: Upstream(endpoint, self._upstream_limits()))
         self._gate = self._make_gate()
-        self._scrape = Scrape(
-            self.conductor, self._upstreams, self.metrics, open_to_all=not settings.metrics_auth_enabled
-        )
+        self._scrape = Scrape(self.conductor, self._upstreams, self.metrics)
         self.server = Server(
             self._make_door(),
             max_connections=settings.max_connections,
@@ -200,6 +198,7 @@ class Gateway:
             peers=Peers(s.trusted_proxies),
             origins=s.cors_origins,
             secure=self.certificate is not None,
+            metrics_open=not s.metrics_auth_enabled,
             on_refused=self.metrics.auth_failed,
         )
 

@@ -208,11 +208,11 @@ class Door:
         await reply.answer(204, b"", (("Allow", ", ".join(allow)), *(granted or ())))
 
     async def _show(self, route: Route, rest: str, request: web.BaseRequest, reply: Reply) -> None:
-        visitor = self._gate.visitor(request)
         if route.page != "metrics":
-            page = self._pages.show(route.page, visitor, rest)
+            page = self._pages.show(route.page, self._gate.visitor(request), rest)
         elif self._scrape is not None:
-            page = await self._scrape.page(visitor, request.raw_path.partition("?")[2])
+            self._gate.may_scrape(request)
+            page = await self._scrape.page(request.raw_path.partition("?")[2])
         else:
             raise refuse("route_not_found", "/metrics has a port of its own here: METRICS_PORT.")
         await reply.answer(page.status, page.body, pages.HEADERS, content_type=page.content_type)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
-from gateway.errors import Refused
+from gateway.errors import Refused, refuse
 from gateway.policy.keys import Key
 from gateway.web.auth import Keys, check_browser, may_ask_for, may_use
 from gateway.web.cors import Cors
@@ -34,6 +34,7 @@ class Gate:
         peers: Peers | None = None,
         origins: Iterable[str] = (),
         secure: bool = False,
+        metrics_open: bool = True,
         on_refused: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._keys = keys
@@ -44,6 +45,8 @@ class Gate:
         self._origins = frozenset(origins)
         self._secure = secure
         """Whether this port speaks TLS itself."""
+        self._metrics_open = metrics_open
+        """Whether /metrics is for everybody."""
         self._on_refused = on_refused
         """Hears why somebody may not come in: a word of a closed set."""
         self._clock = asyncio.get_running_loop().time
@@ -98,6 +101,22 @@ class Gate:
             base=self.base(request),
             models=key.models if key is not None else frozenset(),
         )
+
+    def may_scrape(self, request: web.BaseRequest) -> None:
+        """Whether whoever this is may read /metrics. Raises Refused: 401, 429.
+
+        Where it is closed its answer tells whether a key is right: so wrong ones are counted there as at any door.
+        """
+        raw, wall = request.raw_headers, time.time()
+        if self._metrics_open or self._admin.known(raw, wall=wall) is not None:
+            return
+        try:
+            if self._keys.check(raw, address=self.address(request), now=self._clock(), wall=wall) is None:
+                said = "METRICS_AUTH_ENABLED is on, and keys are off: the admin key alone may read this."
+                raise refuse("invalid_api_key", said, why="missing")
+        except Refused as refused:
+            self._on_refused(refused.refusal.why or "other")
+            raise
 
     # -- how often -----------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from gateway.proxy.reply import Answer
 from gateway.proxy.upstream import Upstreams
 from gateway.records.metrics import CONTENT_TYPE, Metrics
 from gateway.web import wire
-from gateway.web.pages import Page, Visitor
+from gateway.web.pages import Page
 from gateway.web.routes import READ
 
 if TYPE_CHECKING:
@@ -30,18 +30,15 @@ ENGINE_MOST = 4 << 20
 
 
 class Scrape:
-    """The metrics of one gateway, for whoever may read them."""
+    """The metrics of one gateway. Who may read them the gate knows."""
 
-    def __init__(self, conductor: Conductor, upstreams: Upstreams, metrics: Metrics, *, open_to_all: bool) -> None:
+    def __init__(self, conductor: Conductor, upstreams: Upstreams, metrics: Metrics) -> None:
         self._conductor = conductor
         self._upstreams = upstreams
         self._metrics = metrics
-        self._open = open_to_all
 
-    async def page(self, visitor: Visitor, query: str) -> Page:
+    async def page(self, query: str) -> Page:
         """Raises Refused."""
-        if not self._open and not (visitor.has_key or visitor.is_admin):
-            raise refuse("invalid_api_key", "METRICS_AUTH_ENABLED is on: scrape with `Authorization: Bearer <key>`.")
         if parse_qs(query).get("engine", ["0"])[-1] in ("1", "true"):
             return await self._engines()
         return Page(200, self._metrics.page(), CONTENT_TYPE)
@@ -73,7 +70,8 @@ class SideDoor:
                 raise refuse("route_not_found", "This port has /metrics, and nothing else.")
             if request.method not in READ:
                 raise refuse("method_not_allowed", "/metrics takes GET, HEAD.", headers=(("Allow", "GET, HEAD"),))
-            page = await self._scrape.page(self._gate.visitor(request), query)
+            self._gate.may_scrape(request)
+            page = await self._scrape.page(query)
         except Refused as refused:
             self._on_reject(refused.refusal.code)
             refusal = refused.refusal

@@ -362,7 +362,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         bodies=bodies,
         routes=Routes(sizes.allowed_paths),
         show=Pages(conductor, ping=lambda: 200),
-        scrape=Scrape(conductor, upstreams, metrics, open_to_all=True),
+        scrape=Scrape(conductor, upstreams, metrics),
         gate=sizes.gate() if sizes.gate is not None else Gate(keys=Keys([Key.of("test", KEY)]), admin=Keys([])),
         patience=Patience(grace=sizes.grace, heartbeat=sizes.heartbeat, hold_max=sizes.hold_max, behind_edge=False),
         strict_models=sizes.strict_models,

@@ -7,19 +7,18 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from gateway.errors import Refused
 from gateway.policy.lifecycle.states import State
+from gateway.policy.throttle import LIMIT
 from gateway.proxy.upstream import Upstream, Upstreams
-from gateway.records.metrics import CONTENT_TYPE, Metrics
+from gateway.records.metrics import CONTENT_TYPE
 from gateway.web.auth import Key, Keys
 from gateway.web.gate import Gate
-from gateway.web.pages import Visitor
 from gateway.web.scrape import Scrape, SideDoor
 from gateway.web.wire import Server
 from tests.support.house import CHAT, KEY, House, answer, house, raw
 from tests.support.wire import get_page
 
-STRANGER = Visitor(has_key=False, is_admin=False, base="http://x")
+ADMIN_KEY = "sk-admin-0123456789"
 OWN = b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 1.0\n"
 
 
@@ -73,8 +72,13 @@ async def test_a_scrape_is_no_activity() -> None:
 @contextlib.asynccontextmanager
 async def side(h: House, *, open_to_all: bool = True) -> AsyncIterator[int]:
     upstreams = Upstreams(lambda endpoint: Upstream(endpoint, limits=None))  # type: ignore[arg-type]
-    gate = Gate(keys=Keys([Key.of("test", KEY)]), admin=Keys([]))
-    scrape = Scrape(h.conductor, upstreams, h.metrics, open_to_all=open_to_all)
+    gate = Gate(
+        keys=Keys([Key.of("test", KEY)]),
+        admin=Keys([Key.of("admin", ADMIN_KEY)]),
+        metrics_open=open_to_all,
+        on_refused=h.metrics.auth_failed,
+    )
+    scrape = Scrape(h.conductor, upstreams, h.metrics)
     server = Server(SideDoor(scrape, gate, h.metrics.rejected), max_connections=10)
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.2)
     await runner.setup()
@@ -98,13 +102,24 @@ async def test_a_port_of_its_own_has_metrics_and_nothing_else() -> None:
 async def test_with_keys_on_a_port_of_its_own_asks_for_one() -> None:
     async with house() as h, side(h, open_to_all=False) as port:
         assert (await get_page(port, "/metrics"))[0] == 401
-        assert (await get_page(port, "/metrics", f"Authorization: Bearer {KEY}\r\n"))[0] == 200
+        for key in (KEY, ADMIN_KEY):
+            assert (await get_page(port, "/metrics", f"Authorization: Bearer {key}\r\n"))[0] == 200
 
 
-async def test_a_closed_scrape_is_open_to_the_admin_too() -> None:
-    async with house() as h:
-        closed = Scrape(h.conductor, None, Metrics(), open_to_all=False)  # type: ignore[arg-type]
-        with pytest.raises(Refused, match="METRICS_AUTH_ENABLED"):
-            await closed.page(STRANGER, "")
-        for visitor in (Visitor(True, False, ""), Visitor(False, True, "")):
-            assert (await closed.page(visitor, "")).status == 200
+async def test_a_closed_page_is_no_way_round_the_limit_on_wrong_keys() -> None:
+    """Its answer tells a right key from a wrong one, so guesses are counted there, too."""
+    async with house() as h, side(h, open_to_all=False) as port:
+        guesses = [await get_page(port, "/metrics", f"X-API-Key: guess-{n}\r\n") for n in range(LIMIT + 1)]
+        assert [status for status, _, _ in guesses] == [401] * LIMIT + [429]
+        assert "Retry-After: 60" in guesses[-1][1]
+        status, _, body = await get_page(port, "/metrics", f"X-API-Key: {KEY}\r\n")
+        assert status == 200, "a right one passes whatever others did"
+        assert f'wakegate_auth_failures_total{{reason="wrong"}} {LIMIT}'.encode() in body
+        assert b'wakegate_auth_failures_total{reason="throttled"} 1' in body
+
+
+async def test_with_keys_off_a_closed_page_is_the_admins() -> None:
+    async with house(gate=lambda: Gate(keys=Keys([]), admin=Keys([Key.of("a", ADMIN_KEY)]), metrics_open=False)) as h:
+        status, _, body = await get_page(h.port, "/metrics")
+        assert status == 401 and "METRICS_AUTH_ENABLED" in json.loads(body)["error"]["message"]
+        assert (await get_page(h.port, "/metrics", f"X-API-Key: {ADMIN_KEY}\r\n"))[0] == 200
