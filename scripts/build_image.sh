@@ -143,6 +143,18 @@ seed
 build cuda-llamacpp --build-arg "CUDA_BUILD_IMAGE=$base" --build-arg "CUDA_IMAGE=$base"
 build vllm --build-arg "VLLM_IMAGE=$base"
 
+# A machine with systemd, for the unit: the image's own installation, and the files that install.sh puts in place.
+say "Building a machine with systemd"
+cat >"$place/Dockerfile.systemd" <<'EOF'
+FROM localhost/wakegate:cpu
+RUN apt-get update -q && apt-get install -q -y --no-install-recommends systemd systemd-sysv && userdel wakegate
+COPY systemd /opt/wakegate/deploy/systemd
+RUN DESTDIR=/ /opt/wakegate/deploy/systemd/install.sh && systemd-sysusers
+ENTRYPOINT ["/sbin/init"]
+EOF
+buildah bud --isolation chroot --layers=false -f "$place/Dockerfile.systemd" -t localhost/wakegate:systemd "$context/deploy" \
+  >"$place/systemd.log" 2>&1 || { tail -n 30 "$place/systemd.log" >&2; give_up "That failed: see $place/systemd.log"; }
+
 # The schema that the bill of materials is held against.
 rm -rf "$place/cyclonedx"
 "$python" -m pip --disable-pip-version-check install -q --no-deps -c constraints.txt --target "$place/cyclonedx" \

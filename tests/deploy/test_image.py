@@ -101,11 +101,13 @@ class Container:
         return found
 
     def ask(self, key: str) -> str:
+        """Sends a chat, expects words, and gives the request's id."""
         client = OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key)
-        answer = client.chat.completions.create(
+        answer = client.chat.completions.with_raw_response.create(
             model="wakegate-demo", max_tokens=8, messages=[{"role": "user", "content": "Hello!"}]
         )
-        return answer.choices[0].message.content or ""
+        assert answer.parse().choices[0].message.content
+        return answer.headers["x-request-id"]
 
 
 Start = Callable[..., Container]
@@ -156,7 +158,7 @@ def test_it_boots_answers_keeps_its_logs_and_ends_in_order(start: Start, volume:
     with urllib.request.urlopen(f"http://127.0.0.1:{worker.port_health}/ping", timeout=5) as answer:
         assert answer.status == 200
     assert worker.healthcheck() == 0
-    assert worker.ask(first_key(volume))
+    request = worker.ask(first_key(volume))
 
     assert len(worker.processes()) >= 4
     for process in worker.processes():
@@ -166,8 +168,9 @@ def test_it_boots_answers_keeps_its_logs_and_ends_in_order(start: Start, volume:
         assert process["NoNewPrivs"] == "1", process["Name"]
 
     assert worker.stop() == 0
-    logs = [path for path in (volume / "logs" / "llama").iterdir() if path.stat().st_size]
-    assert logs
+    assert request in (volume / "logs" / "llama" / "latest.txt").read_text()
+    boot = volume / "logs" / "_boot"
+    assert "wakegate" in (boot / Path((boot / "latest.txt").read_text().strip()).name).read_text().lower()
     for path in volume.rglob("*"):
         assert path.lstat().st_uid == USER, path
 
@@ -213,6 +216,17 @@ def test_it_runs_without_root_without_capabilities_and_on_a_read_only_root(start
     worker = start(
         *("--user", f"{USER}:{USER}", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only"),
         *("-v", f"{volume}:/data"),
+    ).until_ready()
+    assert worker.ask(first_key(volume))
+    assert worker.stop() == 0
+
+
+def test_it_hands_the_volume_over_with_the_few_capabilities_that_compose_leaves(start: Start, volume: Path) -> None:
+    left = [word for name in ("CHOWN", "SETGID", "SETUID", "SETPCAP") for word in ("--cap-add", name)]
+    worker = start(
+        *("--cap-drop", "ALL", *left, "--security-opt", "no-new-privileges", "--read-only"),
+        *("-v", f"{volume}:/data"),
+        METRICS_PORT=str(free_port()),
     ).until_ready()
     assert worker.ask(first_key(volume))
     assert worker.stop() == 0
@@ -317,11 +331,12 @@ def test_an_unknown_word_is_an_error() -> None:
     podman("run", "--rm", "--no-healthcheck", image("cpu"), "nonsense", code=2)
 
 
-def test_the_command_writes_as_the_gateway_does(volume: Path) -> None:
+def test_the_command_writes_as_the_gateway_does(start: Start, volume: Path) -> None:
     """Also when root types it (docker exec): what it writes has to be readable to the gateway."""
-    script = "cp /usr/bin/id /opt/wakegate/bin/wakegate; wakegate -u"
-    said = podman("run", "--rm", "--no-healthcheck", "-v", f"{volume}:/data", image("cpu"), "bash", "-c", script)
-    assert said == str(USER)
+    worker = start("-v", f"{volume}:/data").until_ready()
+    assert "sk-" in worker.exec("wakegate", "keys", "new", "me", options=("--user", "0"))
+    assert {path.stat().st_uid for path in (volume / "keys").iterdir()} == {USER}
+    assert worker.stop() == 0
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -332,6 +347,92 @@ def test_everything_that_a_gateway_imports_is_there(target: str) -> None:
         "run", "--rm", "--no-healthcheck", image(target), "bash", "-c", f"ls /opt/wakegate/share; {python} -V"
     )
     assert ("demo.gguf" in said) == (target != "vllm")
+
+
+# --- The service -----------------------------------------------------------------------------------------------------
+
+
+class Machine(Container):
+    """A machine with systemd as process 1, on which install.sh has put the unit in place."""
+
+    def __init__(self) -> None:
+        super().__init__("--privileged", "--systemd=always", target="systemd")
+        wait_for(lambda: self.exec("systemctl", "is-system-running", code=None) == "running", 30, "systemd is up")
+
+    def configure(self, **settings: str) -> None:
+        known = {
+            "WAKEGATE_PYTHON": "/opt/wakegate/bin/python",
+            "MODEL": "/opt/wakegate/share/demo.gguf",
+            "SERVED_MODEL_NAME": "wakegate-demo",
+            "PORT": str(self.port),
+            "PORT_HEALTH": str(self.port_health),
+        }
+        lines = "".join(f"{name}={value}\n" for name, value in (known | settings).items())
+        self.exec("bash", "-c", 'printf %s "$1" >/etc/wakegate/wakegate.env', "-", lines)
+
+    def shown(self, name: str) -> str:
+        return self.exec("systemctl", "show", "--value", "-p", name, "wakegate")
+
+    def until_ready(self) -> "Machine":
+        wait_for(lambda: "READY after" in self.journal() or self.shown("ActiveState") == "failed", 30, "ready")
+        assert self.shown("ActiveState") == "active", self.journal()
+        return self
+
+    def service(self) -> list[dict[str, str]]:
+        user = self.exec("id", "-u", "wakegate")
+        return [process for process in self.processes() if process["Uid"].split() == [user] * 4]
+
+    def journal(self) -> str:
+        return self.exec("journalctl", "-u", "wakegate", "--no-pager", "-o", "cat")
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    podman("rm", "-f", "-t", "0", machine.name)
+
+
+def test_the_service_runs_with_a_real_engine_behind_all_its_fences(machine: Machine) -> None:
+    machine.configure()
+    machine.exec("systemctl", "start", "wakegate")
+    machine.until_ready()
+    assert machine.ask(machine.exec("cat", "/var/lib/wakegate/keys/first-key.txt"))
+    assert len(machine.service()) >= 5
+    for process in machine.service():
+        assert process["NoNewPrivs"] == "1"
+        assert int(process["CapEff"], 16) == int(process["CapBnd"], 16) == 0
+        assert process["Seccomp"] == "2"
+
+
+def test_a_reload_reaches_the_gateway_and_ends_nothing(machine: Machine) -> None:
+    before = machine.shown("MainPID")
+    machine.exec("systemctl", "reload", "wakegate")
+    assert machine.ask(machine.exec("cat", "/var/lib/wakegate/keys/first-key.txt"))
+    assert machine.shown("MainPID") == before
+
+
+def test_a_stop_is_an_ordinary_end_and_leaves_nothing(machine: Machine) -> None:
+    machine.exec("systemctl", "stop", "wakegate")
+    assert (machine.shown("Result"), machine.shown("ExecMainStatus")) == ("success", "0")
+    assert machine.service() == []
+
+
+def test_a_wrong_setting_is_not_tried_again(machine: Machine) -> None:
+    machine.configure(PORT="x")
+    machine.exec("systemctl", "start", "wakegate")
+    wait_for(lambda: machine.shown("ActiveState") == "failed", 20, "it is given up")
+    assert (machine.shown("ExecMainStatus"), machine.shown("NRestarts")) == ("2", "0")
+
+
+def test_a_crash_is(machine: Machine) -> None:
+    machine.configure()
+    machine.exec("systemctl", "reset-failed", "wakegate")
+    machine.exec("systemctl", "start", "wakegate")
+    wait_for(lambda: machine.shown("ActiveState") == "active", 20, "it runs")
+    machine.exec("systemctl", "kill", "-s", "KILL", "--kill-who=main", "wakegate")
+    wait_for(lambda: machine.shown("NRestarts") == "1" and machine.shown("ActiveState") == "active", 30, "again")
+    machine.exec("systemctl", "stop", "wakegate")
 
 
 # --- What is in there ------------------------------------------------------------------------------------------------
