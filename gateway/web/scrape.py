@@ -3,6 +3,7 @@
 A scrape is no activity: it wakes nothing, waits in no line, and an engine that does not serve is not asked.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -13,7 +14,7 @@ from gateway.conductor import Conductor
 from gateway.errors import Refused, refuse, to_json
 from gateway.policy.lifecycle.states import State
 from gateway.proxy.reply import Answer
-from gateway.proxy.upstream import Upstreams
+from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records.metrics import CONTENT_TYPE, Metrics
 from gateway.web import wire
 from gateway.web.pages import Page
@@ -36,6 +37,9 @@ class Scrape:
         self._conductor = conductor
         self._upstreams = upstreams
         self._metrics = metrics
+        self._asking: asyncio.Task[Page] | None = None
+        """The question that the engine has not answered yet. Whoever else wants to know waits for the same answer: the
+        page may be open to the world, and is no way to keep an engine busy, or to fill our memory."""
 
     async def page(self, query: str) -> Page:
         """Raises Refused."""
@@ -44,14 +48,24 @@ class Scrape:
         return Page(200, self._metrics.page(), CONTENT_TYPE)
 
     async def _engines(self) -> Page:
-        """The engine's own, as it wrote them."""
+        """The engine's own, as it wrote them. Raises Refused."""
         instance = self._conductor.snapshot().instance
         if self._conductor.state is not State.READY or instance is None:
             state = self._conductor.state.value
             raise refuse("loading", f"The engine does not serve ({state}), and a scrape does not wake it.", retry=False)
-        upstream = self._upstreams.to(self._conductor.name, instance.endpoint)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask(self._upstreams.to(self._conductor.name, instance.endpoint)))
+            self._asking.add_done_callback(self._answered)
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self, upstream: Upstream) -> Page:
         content_type, body = await upstream.page(ENGINE_PATH, within=ENGINE_WITHIN, at_most=ENGINE_MOST)
         return Page(200, body, content_type)
+
+    def _answered(self, asking: "asyncio.Task[Page]") -> None:
+        self._asking = None
+        if not asking.cancelled():
+            asking.exception()  # heard, also where everybody who asked has left
 
 
 class SideDoor:

@@ -1,5 +1,6 @@
 """Prometheus' questions: on PORT, on a port of its own, and to the engine itself."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -9,16 +10,17 @@ from aiohttp import web
 
 from gateway.policy.lifecycle.states import State
 from gateway.policy.throttle import LIMIT
-from gateway.proxy.upstream import Upstream, Upstreams
+from gateway.proxy.upstream import Limits, Upstream, Upstreams
 from gateway.records.metrics import CONTENT_TYPE
 from gateway.web.auth import Key, Keys
 from gateway.web.gate import Gate
 from gateway.web.scrape import Scrape, SideDoor
 from gateway.web.wire import Server
-from tests.support.house import CHAT, KEY, House, answer, house, raw
+from tests.support.house import CHAT, KEY, House, Received, answer, house, raw
 from tests.support.wire import get_page
 
 ADMIN_KEY = "sk-admin-0123456789"
+QUICK = Limits(connect=5, first_byte=5, answer=5, gap=5, heartbeat=5)
 OWN = b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 1.0\n"
 
 
@@ -54,6 +56,32 @@ async def test_an_engine_without_metrics_is_said_so(script: object, code: str) -
         h.engine.script = script  # type: ignore[assignment]
         _, _, body = await get_page(h.port, "/metrics?engine=1")
         assert json.loads(body)["error"]["code"] == code
+
+
+async def test_however_many_ask_the_engine_is_asked_once_at_a_time() -> None:
+    """The page may be open to the world: it must not be a way to keep an engine busy, or to fill our memory."""
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def script(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await may_answer.wait()
+        await answer(OWN)(request, reader, writer)
+
+    async with house() as h:
+        await h.raw(h.request(CHAT))
+        seen = len(h.engine.received)
+        h.engine.script = script
+        upstreams = Upstreams(lambda endpoint: Upstream(endpoint, limits=QUICK))
+        scrape = Scrape(h.conductor, upstreams, h.metrics)
+        leaver, *others = [asyncio.create_task(scrape.page("engine=1")) for _ in range(6)]
+        await asked.wait()
+        leaver.cancel()
+        may_answer.set()
+        assert [page.body for page in await asyncio.gather(*others)] == [OWN] * 5
+        assert leaver.cancelled() and len(h.engine.received) == seen + 1
+        assert (await scrape.page("engine=1")).body == OWN
+        assert len(h.engine.received) == seen + 2, "an answer is not kept for later"
+        await upstreams.close()
 
 
 async def test_a_scrape_is_no_activity() -> None:
