@@ -17,7 +17,7 @@ from gateway.proxy.reply import Answer
 from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records.metrics import CONTENT_TYPE, Metrics
 from gateway.web import wire
-from gateway.web.pages import Page
+from gateway.web.pages import HEADERS, Page
 from gateway.web.routes import READ
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class SideDoor:
         self._on_reject = on_reject
 
     async def __call__(self, request: web.BaseRequest) -> Answer:
+        identity = ("X-Request-Id", wire.new_request_id())
         try:
             wire.check_head(request)
             path, _, query = request.raw_path.partition("?")
@@ -89,5 +90,5 @@ class SideDoor:
         except Refused as refused:
             self._on_reject(refused.refusal.code)
             refusal = refused.refusal
-            return Answer(request, refusal.status, to_json(refusal.body()), refusal.head(), close=True)
-        return Answer(request, page.status, page.body, content_type=page.content_type)
+            return Answer(request, refusal.status, to_json(refusal.body()), [*refusal.head(), identity], close=True)
+        return Answer(request, page.status, page.body, (*HEADERS, identity), content_type=page.content_type)

@@ -122,9 +122,12 @@ async def test_a_port_of_its_own_has_metrics_and_nothing_else() -> None:
     async with house() as h, side(h) as port:
         status, head, body = await get_page(port, "/metrics")
         assert status == 200 and CONTENT_TYPE in head and b"wakegate_" in body
+        for header in ("X-Content-Type-Options: nosniff", "default-src 'none'", "X-Request-Id: "):
+            assert header in head
         for path in ("/", "/health", "/v1/models", "/metrics/", "//metrics"):
-            status, _, body = await get_page(port, path)
+            status, refused, body = await get_page(port, path)
             assert (status, json.loads(body)["error"]["code"]) == (404, "route_not_found")
+            assert "X-Request-Id: " in refused
 
 
 async def test_with_keys_on_a_port_of_its_own_asks_for_one() -> None:
