@@ -32,6 +32,7 @@ from gateway.records.ended import Ended
 from gateway.records.facts import boot_facts, version
 from gateway.records.logs import Logs
 from gateway.records.metrics import Metrics
+from gateway.records.onlookers import Onlookers
 from gateway.records.pulse import Pulse
 from gateway.records.readings import ProcessFacts
 from gateway.records.redact import Redactor
@@ -119,6 +120,7 @@ class Gateway:
         self._starts = StartTimes(settings.data_dir / "state" / "starts.json")
         self._courier = Courier("start times")
         self._pulse = Pulse(say)
+        self._onlookers = Onlookers(say, now=self._began)
         self.metrics = Metrics(
             version=version(),
             models=settings.served_model_name or assembly.known_names(settings, boot),
@@ -290,6 +292,7 @@ class Gateway:
         """Let running answers finish, end the rest, stop the engine; all within DRAIN_TIMEOUT."""
         self._draining = True
         self._write_status()
+        self._onlookers.tell(self._loop.time())
         await self.conductor.drain()
 
     async def close(self) -> None:
@@ -326,6 +329,7 @@ class Gateway:
             now = self._loop.time()
             self._pulse.beat(now)
             self._memory = resident_memory()
+            self._onlookers.beat(now)
             self.quotas.beat(now, time.time())
             self.boot_log.try_again()
             self._write_status(always=True)
@@ -409,6 +413,8 @@ class Gateway:
     def _ended(self, visit: Visit) -> None:
         """One request is over: count it, and write its line."""
         reply = visit.reply
+        if visit.page and self._around.edge_counts_all:
+            self._onlookers.seen(visit.page)
         if not visit.route or reply is None:
             if visit.code:
                 self.metrics.rejected(visit.code)

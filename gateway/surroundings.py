@@ -99,6 +99,11 @@ class Surroundings:
         return self.platform in ("runpod-serverless", "runpod-pod", "modal")
 
     @property
+    def edge_counts_all(self) -> bool:
+        """Whether the platform goes by what passes its edge: there a request for any page starts and keeps a worker."""
+        return self.platform in ("runpod-serverless", "modal")
+
+    @property
     def is_exposed(self) -> bool:
         """Whether the platform puts every port that it passes on onto the open internet."""
         return self.behind_edge or self.platform == "vast"

@@ -12,6 +12,7 @@ from typing import Literal
 from gateway.config import Settings
 from gateway.providers.local.commands import Installed
 from gateway.providers.local.model_files import Model
+from gateway.records.onlookers import Tally
 from gateway.surroundings import Surroundings
 
 Version = tuple[int, ...]
@@ -170,6 +171,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class PagesAsked:
+    """One line of the log that sums up what pages were asked for."""
+
+    at: float
+    """Unix time of its end."""
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
 class KeysFile:
     """API_KEYS_FILE, looked at. No key is in it, only sentences and names."""
 
@@ -235,6 +245,8 @@ class Facts:
     """None: the kernel does not say."""
     requests: tuple[Request, ...] = ()
     """From the request log, oldest first."""
+    pages: tuple[PagesAsked, ...] = ()
+    """From the same log."""
     unchecked: tuple[tuple[str, str], ...] = ()
     """(what, why) could not be looked at."""
 

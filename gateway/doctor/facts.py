@@ -41,6 +41,7 @@ from gateway.doctor.case import (
     KeysFile,
     Listener,
     ModelSeen,
+    PagesAsked,
     Request,
     Version,
 )
@@ -50,6 +51,7 @@ from gateway.providers.local import models
 from gateway.providers.local.commands import Installed
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.provider import find_installed
+from gateway.records import onlookers
 from gateway.records.lines import parse_line
 from gateway.records.logs import names
 from gateway.records.starts import StartTimes
@@ -93,6 +95,7 @@ def gather(
         "folder": lambda: look_at_folder(settings.data_dir),
         "slowest_start": StartTimes(settings.data_dir / "state" / "starts.json").slowest,
         "requests": lambda: look_at_log(settings.data_dir / "logs" / settings.log_name),
+        "pages": lambda: look_at_pages(settings.data_dir / "logs" / settings.log_name),
         "model": lambda: look_at_model(settings),
         "keys_file": lambda: look_at_keys(settings.api_keys_file),
         "certificate": lambda: look_at_certificate(settings),
@@ -138,6 +141,7 @@ def gather(
 WORDS = {
     "slowest_start": "How long starts took",
     "requests": "The request log",
+    "pages": "The request log, for pages,",
     "model": "The model",
     "keys_file": "API_KEYS_FILE",
     "certificate": "TLS_CERT",
@@ -219,13 +223,23 @@ def look_at_folder(path: Path) -> Folder:
 
 def look_at_log(folder: Path) -> tuple[Request, ...]:
     """The last requests that any worker on this volume logged, oldest first."""
+    requests = [request for line in _lines(folder) if (request := request_of(line))]
+    return tuple(sorted(requests, key=lambda request: request.at))
+
+
+def look_at_pages(folder: Path) -> tuple[PagesAsked, ...]:
+    """How often pages were asked for, as the workers on this volume summed it up."""
+    return tuple(asked for line in _lines(folder) if "pages asked for" in line and (asked := pages_of(line)))
+
+
+def _lines(folder: Path) -> Iterator[str]:
+    """The last ones of the newest log files."""
     try:
         files = [entry for entry in os.scandir(folder) if _is_request_log(entry.name) and entry.is_file()]
     except FileNotFoundError:
-        return ()
-    newest = sorted(files, key=lambda entry: entry.stat().st_mtime, reverse=True)[:LOG_FILES]
-    requests = [request for entry in newest for line in _tail(entry.path) if (request := request_of(line))]
-    return tuple(sorted(requests, key=lambda request: request.at))
+        return
+    for entry in sorted(files, key=lambda entry: entry.stat().st_mtime, reverse=True)[:LOG_FILES]:
+        yield from _tail(entry.path)
 
 
 def _is_request_log(name: str) -> bool:
@@ -260,6 +274,17 @@ def request_of(line: str) -> Request | None:
     except ValueError:
         return None
     return Request(at, str(said.get("key", "")), str(said.get("route", "")), **known)  # type: ignore[arg-type]
+
+
+def pages_of(line: str) -> PagesAsked | None:
+    said = parse_line(line)
+    tally = onlookers.parse(str(said.get("message", ""))) if said is not None else None
+    if said is None or tally is None:
+        return None
+    try:
+        return PagesAsked(datetime.fromisoformat(str(said["at"])).timestamp(), tally)
+    except ValueError:
+        return None
 
 
 # --- Model, keys, certificate ----------------------------------------------------------------------------------------

@@ -580,6 +580,13 @@ CATALOGUE: dict[str, Kind] = {
         "Probes belong on the health port, which wakes nothing.",
         cure="{cure}",
     ),
+    "monitor-of-pages": _kind(
+        "traffic", BREAKS, DOUBTFUL,
+        what="{page} on PORT was asked for {count} times, about every {every}: that looks like a monitor.",
+        why="No engine wakes for it, but the platform counts it as a request at its edge: workers start and stay for "
+        "it, and are paid for.",
+        cure="{cure}",
+    ),
     "idle-too-short": _kind(
         "traffic", DOUBTFUL,
         what="Requests come every {gap} (median), and IDLE_TIMEOUT is {idle}: about {starts} cold starts a day.",

@@ -1,9 +1,12 @@
 """TRAFFIC: what the request log tells about monitors and about idle times. Without I/O.
 
-Pages (/ping, /health, /metrics) are not in that log and wake nothing; what counts, and costs, are the requests with a
-key that are in it. A monitor is told from people by its clock: the same key and route, tiny, at a fixed interval.
+What counts, and costs, are the requests with a key that are in it. A monitor is told from people by its clock: the same
+key and route, tiny, at a fixed interval. Pages (/ping, /health, /metrics) wake nothing and are only summed up there:
+they cost where the platform counts what passes its edge (PLATFORMS.md 0 of the project's notes: "a client-sent GET
+/ping does count as a request and resets idle").
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from statistics import median
@@ -20,6 +23,10 @@ RHYTHM = 0.05
 TINY_QUESTION = 2048
 TINY_ANSWER = 16
 """Tokens."""
+AT_LEAST = 1800.0
+"""Seconds of log before visits to pages are a habit."""
+RARE = 7200.0
+"""Seconds between two visits to a page from which on it may as well be a person."""
 SPAN = 6 * 3600.0
 """Seconds of log before a day is reckoned from it."""
 LONGEST_IDLE = 4 * 3600.0
@@ -30,6 +37,7 @@ def check(case: Case) -> Iterator[Finding]:
     monitors = list(_monitors(case.facts.requests))
     for key, route, every, count in monitors:
         yield _monitor(case, key, route, every, count)
+    yield from _pages(case)
     watched = {(key, route) for key, route, _, _ in monitors}
     yield from _idle(case, [r for r in case.facts.requests if (r.key, r.route) not in watched])
 
@@ -50,17 +58,40 @@ def _monitors(requests: Sequence[Request]) -> Iterator[tuple[str, str, float, in
             yield key, route, usual, len(group)
 
 
-def _monitor(case: Case, key: str, route: str, every: float, count: int) -> Finding:
-    idle, around = case.settings.idle_timeout, case.around
+def _pages(case: Case) -> Iterator[Finding]:
+    """Whether somebody asks for pages so often that a platform keeps workers for it."""
+    if not case.around.edge_counts_all or not case.facts.pages:
+        return
+    begin = min(asked.at - asked.tally.seconds for asked in case.facts.pages)
+    span = max(asked.at for asked in case.facts.pages) - begin
+    counts: Counter[str] = Counter()
+    for asked in case.facts.pages:
+        counts.update(asked.tally.counts)
+    for page, count in counts.most_common() if span >= AT_LEAST else ():
+        if count >= ENOUGH and span / count < RARE:
+            # Chat pages ask for the models each time they are opened: that may as well be people.
+            level = DOUBTFUL if page.startswith("/v1/") else BREAKS
+            values = {"page": page, "count": count, "every": _about(span / count), "cure": _instead(case)}
+            yield found("monitor-of-pages", level, **values)
+
+
+def _instead(case: Case) -> str:
+    """What a monitor may ask that starts no worker."""
+    around = case.around
     if around.platform == "runpod-serverless" and around.endpoint_id:
         url = f"https://api.runpod.ai/v2/{around.endpoint_id}/health"
-        cure = f'curl {url} -H "Authorization: Bearer $RUNPOD_API_KEY"'
-    else:
-        cure = f"curl -f http://127.0.0.1:{case.settings.port_health}/readyz"
+        return f'curl {url} -H "Authorization: Bearer $RUNPOD_API_KEY"'
+    if around.platform == "modal":
+        return "modal container list"
+    return f"curl -f http://127.0.0.1:{case.settings.port_health}/readyz"
+
+
+def _monitor(case: Case, key: str, route: str, every: float, count: int) -> Finding:
+    idle, around = case.settings.idle_timeout, case.around
     # It costs where somebody pays by the second, and where it comes before the engine would have gone to sleep.
     costs = around.is_worker or (idle is not None and every < idle)
     who = f"The key {key}" if key else "Somebody"
-    values = {"who": who, "route": route, "every": _about(every), "count": count, "cure": cure}
+    values = {"who": who, "route": route, "every": _about(every), "count": count, "cure": _instead(case)}
     return found("monitor", BREAKS if costs else DOUBTFUL, **values)
 
 

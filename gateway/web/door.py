@@ -83,6 +83,8 @@ class Visit:
     state: str
     """What the upstream was when the request came."""
     route: str = ""
+    page: str = ""
+    """What was shown, for a request that no engine is meant for."""
     key: str = ""
     """The name of its key."""
     model: str = ""
@@ -179,12 +181,12 @@ class Door:
         route, rest = self._routes.find(request.method, request.raw_path)
         reply.dialect = dialects.for_route(route.path)
         if route.kind is Kind.PAGE:
-            await self._show(route, rest, request, reply)
+            await self._show(route, rest, request, reply, visit)
         else:
             key = self._gate.enter(request, route)
             visit.key = key.name if key is not None else ""
             if route.kind is Kind.MODELS:
-                await self._show(route, rest, request, reply)
+                await self._show(route, rest, request, reply, visit)
             else:
                 visit.route = route.path
                 await self._forward(request, route, key, reply, visit)
@@ -207,7 +209,8 @@ class Door:
             reply.extra = ()  # a preflight has its own, and a browser takes none that comes twice
         await reply.answer(204, b"", (("Allow", ", ".join(allow)), *(granted or ())))
 
-    async def _show(self, route: Route, rest: str, request: web.BaseRequest, reply: Reply) -> None:
+    async def _show(self, route: Route, rest: str, request: web.BaseRequest, reply: Reply, visit: Visit) -> None:
+        visit.page = route.path
         if route.page != "metrics":
             page = self._pages.show(route.page, self._gate.visitor(request), rest)
         elif self._scrape is not None:

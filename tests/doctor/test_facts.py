@@ -19,13 +19,14 @@ import pytest
 
 from gateway.config import load
 from gateway.doctor import facts
-from gateway.doctor.case import Build, Case, Gpu, GpusSeen, KeysFile, Listener, Request
+from gateway.doctor.case import Build, Case, Gpu, GpusSeen, KeysFile, Listener, PagesAsked, Request
 from gateway.doctor.facts import HANGS, gather, run_errands
 from gateway.doctor.report import judge
 from gateway.policy.keys import Key
 from gateway.providers.local.commands import Installed
 from gateway.records.ended import Ended
-from gateway.records.lines import happening_text, json_line, text_line
+from gateway.records.lines import happening_json, happening_text, json_line, text_line
+from gateway.records.onlookers import Tally
 from gateway.surroundings import Surroundings, look, read_file, settle
 from tests.support.doctoring import KEY, PLAIN, codes
 from tests.support.llama import reference_server
@@ -206,8 +207,19 @@ def test_requests_are_read_from_every_workers_files_in_both_forms(tmp_path: Path
     assert requests[0] == Request(40.0, "alice", "/v1/chat/completions", bytes_in=90, tokens_out=7, took=0.5)
 
 
+def test_pages_are_read_from_the_lines_that_sum_them_up(tmp_path: Path) -> None:
+    tally = Tally(600.0, {"/ping": 20})
+    lines = [happening_text(100.0, str(tally)), text_line(ended(100.0)), happening_text(1.0, "pages asked for nothing")]
+    (tmp_path / "20261121T140506Z_pod-1.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "20261121T150000Z_pod-2.txt").write_text(happening_json(300.0, "info", str(tally)) + "\n")
+    assert sorted(facts.look_at_pages(tmp_path), key=lambda asked: asked.at) == [
+        PagesAsked(100.0, tally),
+        PagesAsked(300.0, tally),
+    ]
+
+
 def test_no_log_is_no_request(tmp_path: Path) -> None:
-    assert facts.look_at_log(tmp_path / "logs") == ()
+    assert facts.look_at_log(tmp_path / "logs") == facts.look_at_pages(tmp_path / "logs") == ()
 
 
 # --- model, keys, certificate ----------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 import random
 from dataclasses import replace
 
-from gateway.doctor.case import Facts, Request
+from gateway.doctor.case import Facts, PagesAsked, Request
 from gateway.doctor.findings import BREAKS, DOUBTFUL
 from gateway.doctor.traffic import check
-from tests.support.doctoring import SERVERLESS, case, codes, only
+from gateway.records.onlookers import Tally
+from gateway.surroundings import Surroundings
+from tests.support.doctoring import POD, SERVERLESS, case, codes, only
 
 CHAT = "/v1/chat/completions"
 HOUR = 3600.0
@@ -44,6 +46,28 @@ def test_a_tiny_request_at_a_fixed_interval_is_a_monitor_that_is_paid_for() -> N
 def test_on_runpod_it_is_told_of_the_question_that_starts_no_worker() -> None:
     said = only(check(case(Facts(requests=every(300, 12)), SERVERLESS)), "monitor")
     assert said.level is BREAKS and said.cure.startswith("curl https://api.runpod.ai/v2/ep42/health ")
+
+
+def pages(count: int, *, seconds: float = 600.0, times: int = 6, page: str = "/ping") -> tuple[PagesAsked, ...]:
+    return tuple(PagesAsked(1_800_000_000.0 + i * seconds, Tally(seconds, {page: count})) for i in range(times))
+
+
+def test_a_monitor_of_pages_is_told_where_the_platform_counts_every_request() -> None:
+    said = only(check(case(Facts(pages=pages(20)), SERVERLESS)), "monitor-of-pages")
+    assert said.level is BREAKS
+    assert said.what.startswith("/ping on PORT was asked for 120 times, about every 30 s")
+    assert said.cure.startswith("curl https://api.runpod.ai/v2/ep42/health ")
+    modal = only(check(case(Facts(pages=pages(20)), Surroundings(platform="modal", in_container=True))), said.code)
+    assert modal.cure == "modal container list"
+    models = only(check(case(Facts(pages=pages(20, page="/v1/models")), SERVERLESS)), said.code)
+    assert models.level is DOUBTFUL, "chat pages ask for them, too"
+
+
+def test_pages_cost_nothing_where_no_edge_counts_them_and_a_person_now_and_then_is_no_monitor() -> None:
+    assert codes(check(case(Facts(pages=pages(20))))) == codes(check(case(Facts(pages=pages(20)), POD))) == []
+    assert codes(check(case(Facts(pages=pages(1)), SERVERLESS))) == []
+    assert codes(check(case(Facts(pages=pages(1, seconds=86_400.0, times=10)), SERVERLESS))) == []
+    assert codes(check(case(Facts(pages=pages(50, times=2)), SERVERLESS))) == [], "twenty minutes are no habit"
 
 
 def test_a_monitor_slower_than_the_idle_time_is_doubtful() -> None:

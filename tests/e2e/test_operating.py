@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -61,6 +62,22 @@ def test_metrics_have_a_port_of_their_own_when_asked_for(tmp_path: Path) -> None
         assert status == 200 and 'wakegate_state{upstream="default",state="ready"} 1' in page
         assert worker.get("/metrics")[0] == 404
         assert worker.get("/v1/models", base=f"http://127.0.0.1:{port}")[0] == 404
+
+
+@pytest.mark.parametrize(("endpoint", "told"), [("ep42", True), ("", False)])
+def test_who_asks_for_pages_is_summed_up_where_the_platform_counts_it_as_a_request(
+    tmp_path: Path, endpoint: str, told: bool
+) -> None:
+    """On a pod nobody pays for a question; on a load balancer each keeps the worker."""
+    here = {"RUNPOD_DC_ID": "EU-1", "RUNPOD_ENDPOINT_ID": endpoint}
+    with running(tmp_path, WAKE_ON_START="false", ENGINE_COMMAND=QUICK, HOST="127.0.0.1", **here) as worker:
+        worker.until("stopped")
+        for path in ("/ping", "/ping", "/v1/models"):
+            worker.get(path)
+        worker.probe()
+        assert worker.stop(within=10) == 0
+        line = re.search(r"pages asked for on PORT in \d+ s: .*, /ping 2, /v1/models 1$", worker.console, re.MULTILINE)
+    assert bool(line) is told, worker.console
 
 
 def test_a_volume_that_hangs_when_the_engine_is_ready_holds_up_nobody(tmp_path: Path) -> None:
