@@ -23,6 +23,7 @@ from threading import Condition, Lock, Thread
 from gateway.records import gpus
 from gateway.records.facts import masked_command
 from gateway.records.lines import iso
+from gateway.records.logs.volume import Volume
 
 LATEST = "latest.txt"
 KEPT = 256 * 1024
@@ -32,6 +33,8 @@ LENGTH = 2 * 1024 * 1024
 DETAIL_LINES = 20
 RETRY = 30.0
 """Seconds between two tries of a volume that took nothing."""
+TOUCH = 60.0
+"""Seconds between two signs of life: other workers of the volume make room by removing what nobody writes to."""
 
 Job = Callable[[], None]
 Run = Callable[[Job], object]
@@ -60,7 +63,8 @@ class BootLog:
         """Times that the volume did not take what we had."""
         self.dropped = 0
         """Bytes that were given up."""
-        self._folder = folder
+        self._volume = Volume(folder.parent.parent)
+        self._folder = folder.name
         self._stamp = stamp
         self._redact = redact
         self._now = now
@@ -77,6 +81,7 @@ class BootLog:
         self._is_asked = False
         self._is_latest = False
         self._retry_at = 0.0
+        self._touch_at = clock() + TOUCH
         self._lock = Lock()
 
     def __repr__(self) -> str:
@@ -188,9 +193,7 @@ class BootLog:
     def _put(self, data: bytes) -> bytes:
         """Returns what could not be written. No link is followed: others may write to the volume, too."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
+            with self._volume.folder(self._folder, make=True) as folder:
                 handle = _open_to_append(self.path.name, folder)
                 try:
                     while data:
@@ -200,8 +203,6 @@ class BootLog:
                 if not self._is_latest:
                     self._become_latest(folder)
                     self._is_latest = True
-            finally:
-                os.close(folder)
         except OSError:
             self.failures += 1
         return data
@@ -217,14 +218,25 @@ class BootLog:
         os.replace(temporary, LATEST, src_dir_fd=folder, dst_dir_fd=folder)
 
     def try_again(self) -> None:
-        """Call it once in a while (each second is fine): what waits for the volume is tried again every RETRY s."""
+        """Call it once in a while (each second is fine): what waits for the volume is tried again every RETRY s, and
+        the file is touched every TOUCH s."""
         now = self._clock()
+        if now >= self._touch_at:
+            self._touch_at = now + TOUCH
+            self._run(self._touch)
         with self._lock:
             if self._is_asked or not self._pending or now < self._retry_at:
                 return
             self._is_asked = True
             self._retry_at = now + RETRY
         self._run(self._write)
+
+    def _touch(self) -> None:
+        try:
+            with self._volume.folder(self._folder) as folder:
+                os.utime(self.path.name, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            pass  # nothing is written yet, or cannot be now; the next line says so
 
     def flush(self, patience: float) -> bool:
         """For the end of the process: wait for what our own thread still has to do. Whether it has done it."""

@@ -8,7 +8,8 @@ from threading import Event
 
 import pytest
 
-from gateway.records.boot_log import KEPT, LATEST, RETRY, BootLog, Courier, for_xargs
+from gateway.records.boot_log import KEPT, LATEST, RETRY, TOUCH, BootLog, Courier, for_xargs
+from gateway.records.logs.room import LIVE
 from tests.support.worker import wait_for
 
 STAMP = "20261121T140506Z_worker-7"
@@ -128,14 +129,14 @@ def test_what_an_engine_said_after_it_served_is_not_repeated(log: BootLog, hand:
 
 
 def test_secrets_are_taken_out_and_a_text_cannot_end_its_line(tmp_path: Path, hand: Hand) -> None:
-    log = BootLog(tmp_path, STAMP, redact=lambda text: text.replace("hunter2", "…"), run=hand)
+    log = BootLog(tmp_path / "logs" / "_boot", STAMP, redact=lambda text: text.replace("hunter2", "…"), run=hand)
     log.note("key hunter2\n2026 forged \x1b[31m\u2028 \udcff")
     assert told(log, hand) == ["key …\\x0a2026 forged \\x1b[31m\\x2028 \\xdcff"]
 
 
 def test_the_newest_boot_is_found_by_the_command_that_guides_have(tmp_path: Path) -> None:
     """Also under a folder with blanks and quotes in its name, and from anywhere."""
-    folder = tmp_path / "my \"o'data" / "_boot"
+    folder = tmp_path / "my \"o'data" / "logs" / "_boot"
     for stamp in (STAMP, "20261121T150000Z_other"):
         log = BootLog(folder, stamp)
         log.begin({}, look=None)
@@ -157,7 +158,7 @@ def test_gpus_are_heard_of_later_and_a_driver_that_hangs_holds_nothing(tmp_path:
         answer.wait(10)
         return ("NVIDIA H200",)
 
-    log = BootLog(tmp_path, STAMP)
+    log = BootLog(tmp_path / "logs" / "_boot", STAMP)
     log.begin({}, look=look)
     log.note("goes on")
     assert log.flush(5)
@@ -194,6 +195,24 @@ def test_a_volume_that_stays_away_is_not_asked_each_second(log: BootLog, hand: H
         hand.work()
         hand.at += 1
     assert log.failures == 2
+
+
+def test_a_gateway_that_lives_long_gives_a_sign_of_life(log: BootLog, hand: Hand) -> None:
+    """Other workers of the volume take a file that nobody has touched for ten minutes for a dead one's."""
+    log.note("one")
+    hand.work()
+    os.utime(log.path, (0, 0))
+    for _ in range(int(TOUCH)):
+        hand.at += 1
+        log.try_again()
+    assert len(hand.jobs) == 1
+    hand.work()
+    assert log.path.stat().st_mtime > 0 and LIVE > 3 * TOUCH
+    log.path.unlink()
+    hand.at += TOUCH
+    log.try_again()
+    hand.work()
+    assert not log.path.exists(), "a sign of life makes no file"
 
 
 def test_what_waits_for_a_volume_that_hangs_is_bounded(log: BootLog, hand: Hand) -> None:

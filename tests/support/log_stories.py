@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gateway.records.boot_log import BootLog
 from gateway.records.logs import Logs
 from tests.support.log_lines import FORMATS, STAMP, ended, missing_in, numbers_in, plan, segments, text_of
 
@@ -139,13 +140,19 @@ def vanishes(folder: Path) -> None:
     written to the folder beneath."""
     with console() as shown:
         load = Load(folder, "8m")
+        boot_log = BootLog(load.volume / "logs" / "_boot", STAMP)
+        boot_log.note("before")
         load.requests(500)
-        assert load.logs.flush(5)
+        assert load.logs.flush(5) and boot_log.flush(5)
         load.unmount()
+        boot_log.note("meanwhile")
+        assert boot_log.flush(5)
         load.until(lambda: "not mounted" in load.logs.facts().reason, "gone")
         load.until(lambda: load.logs.facts().dropped_lines, "dropped")
         assert list(load.volume.iterdir()) == [], "nothing beneath"
         load.mount()
+        boot_log.try_again()
+        assert boot_log.flush(5) and "before" in (story := boot_log.path.read_text()) and "meanwhile" in story
         load.until(lambda: load.logs.facts().files_ok, "it is back")
         load.requests(500)
         wait_until(lambda: "are written again" in shown.getvalue(), "said")
