@@ -255,7 +255,7 @@ class Gateway:
         self._pulse.start()
         say(f"Starting gateway on {bracketed(s.host)}:{s.port}", always=True)
         for line in self.access.said:
-            say(line, always=True)
+            say(line, "warning" if line.startswith("warning: ") else "info", always=True)
         if self.access.made is not None:
             console.show_once(f"[gateway] The first API key, shown here and now only: {self.access.made}")
 

@@ -10,6 +10,7 @@ taking secrets out, escaping, and handing batches to the outlets. A batch is at 
     logs.close(patience=2.0)
 """
 
+import json
 import logging
 import os
 import threading
@@ -57,8 +58,9 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Lines of our own making for the console, as they are."""
+    """Lines of our own making for the console, as they are; as JSON the message of one happening."""
 
+    at: float
     text: str
 
 
@@ -181,7 +183,7 @@ class Logs:
 
     def show(self, block: str) -> None:
         """Lines of our own making, for the console only: a banner."""
-        self._hand_in(Block(block))
+        self._hand_in(Block(self._now(), block))
 
     def flush(self, patience: float = CLOSE) -> bool:
         """Wait until everything said so far is out, or for so many seconds. Whether it is. Blocks."""
@@ -291,7 +293,7 @@ class Logs:
             elif isinstance(said, Happening):
                 self._put_happening(said, shown, filed)
             else:
-                shown.add(self._redact(said.text))
+                self._put_block(said, shown)
         except Exception as error:  # a fault of ours in one line must not end all lines; it is said in its place
             shown.add(f"[gateway] error: a log line could not be made: {type(error).__name__}")
 
@@ -299,7 +301,7 @@ class Logs:
         self._strange_done += len(ended.model)
         formats = self._formats
         if self.plan.form == "json":
-            line = plain_json(self._redact(formats.json_line(ended)))
+            line = plain_json(redacted_json(formats.json_line(ended), self._redact))
             on_console = line
         else:
             line = console.escaped(self._redact(formats.text_line(ended)))
@@ -320,10 +322,14 @@ class Logs:
                 for line in text.split("\n") if said.keeps_lines else (console.escaped(text),):
                     filed.add(console.escaped(self._formats.happening_text(said.at, line)))
         if said.always or self.plan.to != "files":
-            if form == "json" and not said.always:
+            if form == "json" and not (said.always and said.level == "info"):  # guides wait for no warning
                 shown.add(plain_json(self._formats.happening_json(said.at, said.level, text)))
             else:
                 shown.add(f"[gateway] {console.escaped(text, keep_lines=said.keeps_lines)}")
+
+    def _put_block(self, said: Block, shown: Batch) -> None:
+        text = self._redact(said.text)
+        shown.add(text if self.plan.form == "text" else plain_json(self._formats.happening_json(said.at, "info", text)))
 
     # -- what could not be written -------------------------------------------------------------
 
@@ -385,6 +391,15 @@ class Complaint:
             self._is_told, self._dropped_before = False, dropped
             return self._over + (f"; {lost} lines are missing" if lost else "")
         return ""
+
+
+def redacted_json(line: str, redact: Callable[[str], str]) -> str:
+    """One object without secrets. Where there are any, only texts can hold them: a key of digits alone (somebody has
+    one) must not take a number apart, or the line would be no JSON."""
+    if redact(line) == line:
+        return line
+    facts = {name: redact(value) if isinstance(value, str) else value for name, value in json.loads(line).items()}
+    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
 
 
 def plain_json(line: str) -> str:

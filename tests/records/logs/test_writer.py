@@ -114,13 +114,28 @@ def test_json_has_one_object_per_line_except_what_guides_wait_for(
     logs.say("Starting gateway", always=True)
     logs.request(ended(1, model="a\x7f\u2028b\n"))
     logs.record("ERROR x: failed\nTraceback\n  here", "error")
+    logs.say("warning: a key is short", "warning", always=True)
+    logs.show("\nREADY\n")
     assert logs.flush(5)
     first, *shown = capsys.readouterr().out.splitlines()
     assert first == "[gateway] Starting gateway"
     objects = [json.loads(line) for line in filed(tmp_path).splitlines()]
-    assert [one["kind"] for one in objects] == ["happening", "request", "happening"]
+    assert [one["kind"] for one in objects] == ["happening", "request", "happening", "happening"]
     assert objects[1]["model"] == "a\x7f\u2028b\n"
-    assert [json.loads(line) for line in shown] == objects[1:]
+    *rest, banner = [json.loads(line) for line in shown]
+    assert rest == objects[1:]
+    assert banner["message"] == "\nREADY\n"
+
+
+def test_a_key_of_digits_takes_no_number_apart(
+    make: Callable[..., Logs], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = make(form="json", formats=REAL, redact=Redactor(["1234"]))
+    logs.request(ended(1, model="my 1234", bytes_out=12345))
+    assert logs.flush(5)
+    said = json.loads(filed(tmp_path))
+    assert (said["model"], said["bytes_out"]) == ("my …", 12345)
+    assert json.loads(capsys.readouterr().out) == said
 
 
 def test_no_stranger_can_begin_a_line_or_speak_to_the_terminal(
