@@ -468,8 +468,12 @@ def _shown(value: object) -> str:
 
 # ---------------------------------------------------------------- media
 
-ROOTS: Final = ("messages", "input", "prompt", "system", "instructions", "query", "queries", "documents")
-"""Where engines take text and media from, over all routes."""
+ROOTS: Final = (
+    *("messages", "input", "prompt", "system", "instructions", "query", "queries", "documents"),
+    *("inputs", "items", "text_1", "text_2", "data_1", "data_2"),
+)
+"""Where engines take text and media from, over all routes. The second line is of routes that ALLOWED_PATHS may let in:
+vLLM's /score and /classify, Cohere's embed."""
 _REFERENCES: Final = frozenset({"image_url", "audio_url", "video_url", "file_url"})
 """Keys of a part whose value (or its `url`) an engine loads."""
 _CARRIERS: Final = frozenset(

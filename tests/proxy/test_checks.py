@@ -350,6 +350,8 @@ SHAPES = {
     "llama.cpp prompt": lambda url: {"prompt": {"prompt_string": "<__media__>", "multimodal_data": [url]}},
     "rerank query": lambda url: {"query": {"content": [{"type": "image_url", "image_url": {"url": url}}]}},
     "rerank documents": lambda url: {"documents": [{"content": [{"type": "image_url", "image_url": url}]}]},
+    "score": lambda url: {"text_1": "a", "data_2": {"content": [{"type": "image_url", "image_url": {"url": url}}]}},
+    "Cohere's embed": lambda url: {"inputs": [{"content": [{"type": "image_url", "image_url": {"url": url}}]}]},
 }
 
 
@@ -481,6 +483,8 @@ FETCHED = (
     "embeddings parts",
     "rerank query",
     "rerank documents",
+    "score",
+    "Cohere's embed",
 )
 """Shapes in which an image of another host is fetched; what is not here is not known to be an image."""
 
