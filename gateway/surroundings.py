@@ -279,7 +279,7 @@ def look(environ: Mapping[str, str], machine: Machine | None = None, checkout: P
     }
     ids = {name: value for name, value in found.items() if _ID.fullmatch(value)}
     public_ip = environ.get("RUNPOD_PUBLIC_IP" if on_runpod else "PUBLIC_IPADDR", "").strip()
-    is_public = _address(public_ip) is not None and (on_runpod or platform == "vast")
+    has_ports = on_runpod or platform == "vast"
     return Surroundings(
         platform=platform,
         in_container=in_container or platform != "plain",
@@ -295,8 +295,9 @@ def look(environ: Mapping[str, str], machine: Machine | None = None, checkout: P
         lan=tuple(address for far in _FAR if (address := machine.address_towards(far)) is not None),
         pod_id=ids.get("pod_id"),
         endpoint_id=ids.get("endpoint_id"),
-        public_ip=public_ip if is_public else None,
-        public_ports=tuple(_ports(environ, "RUNPOD_TCP_PORT_" if on_runpod else "VAST_TCP_PORT_")) if is_public else (),
+        public_ip=public_ip if has_ports and _address(public_ip) is not None else None,
+        # Also where no address is told: which ports are passed on is known all the same.
+        public_ports=tuple(_ports(environ, "RUNPOD_TCP_PORT_" if on_runpod else "VAST_TCP_PORT_")) if has_ports else (),
         mounts=parse_mounts(machine.read("/proc/self/mountinfo") or ""),
         has_pgo=machine.has_pgo(),
     )

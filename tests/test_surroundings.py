@@ -345,6 +345,13 @@ def test_the_banner_shows_addresses_that_work_from_where_the_reader_sits(environ
     assert [" ".join(base) for base in around.bases(host, 8000)] == bases
 
 
+def test_which_ports_are_passed_on_is_known_also_where_no_public_address_is_told() -> None:
+    """Else the doctor would say that nobody reaches a gateway that everybody does."""
+    around = look({"VAST_TCP_PORT_8000": "33526"}, Table(there=frozenset(DOCKER)))
+    assert (around.public_ip, around.public_ports) == (None, ((8000, 33526),))
+    assert look({"RUNPOD_TCP_PORT_8000": "1", "PUBLIC_IPADDR": "198.51.100.7"}, Table()).public_ports == ()
+
+
 def test_an_ipv6_address_is_shown_only_when_it_is_listened_on() -> None:
     around = look({}, Table(addresses={"2001:db8::1": "fd00::5"}))
     assert ("your network", "http://[fd00::5]:8000/v1") in around.bases("::", 8000)
