@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from gateway.records.logs.volume import Volume
+
 Books = Mapping[str, Mapping[str, int]]
 """Micro-dollars by month and key."""
 
@@ -46,9 +48,13 @@ class Found:
 
 
 class SpentFolder:
-    """The files. Every method may raise OSError, and may take as long as the volume likes."""
+    """The files. Every method may raise OSError, and may take as long as the volume likes.
+
+    What lies beneath a volume that was unmounted is no news of it: read there, nobody would have spent anything.
+    """
 
     def __init__(self, folder: Path, worker: str) -> None:
+        self._volume = Volume(folder.parent.parent, folder.parent.name)
         self._folder = folder
         self._worker = re.sub(r"[^A-Za-z0-9.-]+", "-", worker)[:64] or "worker"
 
@@ -58,7 +64,8 @@ class SpentFolder:
     def read(self) -> Found:
         """A file that is not one of ours, or is torn, counts as none."""
         try:
-            names = sorted(os.listdir(self._folder))  # noqa: PTH208 - names, not paths
+            with self._volume.folder(self._folder.name) as folder:
+                names = sorted(os.listdir(folder))  # noqa: PTH208 - of a handle
         except FileNotFoundError:
             return Found("")
         files = [found for name in names if (found := NAME.fullmatch(name))]
@@ -75,7 +82,7 @@ class SpentFolder:
         """Replaced in one step: whoever reads meanwhile sees the old figures or the new ones."""
         path = self._folder / f"{month}_{self._worker}.json"
         temporary = self._folder / f".{path.name}.{os.getpid()}.new"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._volume.make(self._folder.name)
         text = json.dumps({"month": month, "worker": self._worker, "micro_dollars": dict(sorted(spent.items()))})
         try:
             with open(temporary, "w", encoding="utf-8", opener=_no_link) as file:

@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from gateway.records.boot_log import BootLog
 from gateway.records.logs import Logs
+from gateway.records.spent import SpentFolder
 from tests.support.log_lines import FORMATS, STAMP, ended, missing_in, numbers_in, plan, segments, text_of
 
 
@@ -142,15 +145,21 @@ def vanishes(folder: Path) -> None:
         load = Load(folder, "8m")
         boot_log = BootLog(load.volume / "logs" / "_boot", STAMP)
         boot_log.note("before")
+        spent = SpentFolder(load.volume / "state" / "spent", "w1")
+        spent.write("2026-11", {"ann": 41})
         load.requests(500)
         assert load.logs.flush(5) and boot_log.flush(5)
         load.unmount()
         boot_log.note("meanwhile")
         assert boot_log.flush(5)
+        assert spent.read().own == {}
+        with pytest.raises(OSError, match="not mounted"):
+            spent.write("2026-11", {"ann": 42})
         load.until(lambda: "not mounted" in load.logs.facts().reason, "gone")
         load.until(lambda: load.logs.facts().dropped_lines, "dropped")
         assert list(load.volume.iterdir()) == [], "nothing beneath"
         load.mount()
+        assert spent.read().own == {"2026-11": {"ann": 41}}
         boot_log.try_again()
         assert boot_log.flush(5) and "before" in (story := boot_log.path.read_text()) and "meanwhile" in story
         load.until(lambda: load.logs.facts().files_ok, "it is back")

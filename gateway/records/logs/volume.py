@@ -26,10 +26,11 @@ def _make(name: str, folder: int) -> None:
 
 
 class Volume:
-    """The place of all logs, `data_dir/logs`."""
+    """The place of all logs, `data_dir/logs`, or of what else is kept under `data_dir` (`top`)."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, top: str = "logs") -> None:
         self._data_dir = data_dir
+        self._top = top
         self._beneath: int | None = None
         """The device that is seen here when the volume is not mounted."""
 
@@ -38,7 +39,7 @@ class Volume:
 
     @contextmanager
     def folder(self, *names: str, make: bool = False) -> Iterator[int]:
-        """A handle of `data_dir/logs/<names>`. Raises OSError: it is not there, a link, not a folder, not mounted."""
+        """A handle of `data_dir/<top>/<names>`. Raises OSError: it is not there, a link, not a folder, not mounted."""
         fd = self.open(*names, make=make)
         try:
             yield fd
@@ -51,7 +52,7 @@ class Volume:
             self._make_data_dir()
         fd = os.open(self._data_dir, FOLDER)
         try:
-            for name in ("logs", *names):
+            for name in (self._top, *names):
                 fd = self._step(fd, name, make)
             device = os.fstat(fd).st_dev
             if device == self._beneath:
@@ -61,6 +62,10 @@ class Volume:
             os.close(fd)
             raise
         return fd
+
+    def make(self, *names: str) -> None:
+        """See that it is there. Raises OSError, as `folder` does."""
+        os.close(self.open(*names, make=True))
 
     def _step(self, fd: int, name: str, make: bool) -> int:
         """From a folder into one in it. The handle given is closed, except when it fails."""
@@ -88,8 +93,8 @@ class Volume:
         """Walk up to where the volume is mounted; what holds that place is beneath it."""
         if self._beneath is not None:
             return
-        logs = (self._data_dir / "logs").resolve()
-        above = next((seen for place in logs.parents if (seen := place.stat().st_dev) != device), None)
+        top = (self._data_dir / self._top).resolve()
+        above = next((seen for place in top.parents if (seen := place.stat().st_dev) != device), None)
         # Not when it was mounted or unmounted this very moment: the volume would pass for what is beneath it.
-        if logs.stat().st_dev == device:
+        if top.stat().st_dev == device:
             self._beneath = above
