@@ -546,7 +546,7 @@ CATALOGUE: dict[str, Kind] = {
         "runtime", DOUBTFUL, NOTE,
         what="{limit} files may be open, which is enough for {room} connections; MAX_CONNECTIONS is {wanted}.",
         why="Each caller takes two: its own, and one to the engine. Beyond that, connections fail.",
-        cure="docker run --ulimit nofile=65536 …",
+        cure="{cure}",
     ),
     "clock-wrong": _kind(
         "runtime", BREAKS,

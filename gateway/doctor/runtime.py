@@ -60,10 +60,13 @@ def _python(case: Case) -> Iterator[Finding]:
 def _limits(case: Case) -> Iterator[Finding]:
     s, around = case.settings, case.around
     room = max(16, (around.open_files - FILES_OF_OUR_OWN) // 2)
+    # It is the hard limit: `ulimit` alone may not raise it.
+    cure = "docker run --ulimit nofile=65536 …" if around.in_container else "sudo prlimit --pid $$ --nofile=65536"
+    files = {"limit": around.open_files, "room": room, "cure": cure}
     if s.max_connections > room:
-        yield found("open-files", limit=around.open_files, room=room, wanted=s.max_connections)
+        yield found("open-files", wanted=s.max_connections, **files)
     elif s.max_connections == room < CONNECTIONS:  # nobody asked for more: the surroundings have lowered it
-        yield found("open-files", NOTE, limit=around.open_files, room=room, wanted=CONNECTIONS)
+        yield found("open-files", NOTE, wanted=CONNECTIONS, **files)
     if around.memory is None:
         return
     model = case.facts.model

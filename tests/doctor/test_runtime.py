@@ -62,6 +62,9 @@ def test_too_few_open_files_for_the_connections() -> None:
     said = only(check(case(around=few)), "open-files")
     assert said.level is NOTE  # the default gives way
     assert said.what == "1024 files may be open, which is enough for 384 connections; MAX_CONNECTIONS is 2000."
+    assert said.cure == "sudo prlimit --pid $$ --nofile=65536"
+    inside = replace(few, platform="container", in_container=True)
+    assert only(check(case(around=inside)), "open-files").cure == "docker run --ulimit nofile=65536 …"
     assert only(check(case(around=few, MAX_CONNECTIONS="1000")), "open-files").level is DOUBTFUL
     assert codes(check(case(around=few, MAX_CONNECTIONS="300"))) == []
 
