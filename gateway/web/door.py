@@ -236,13 +236,15 @@ class Door:
             tokens = body.facts.max_tokens if body is not None else 0
             usual = next(iter(self._conductor.models), None)  # what a request that names no model gets
             grant = self._gate.grant(key, model=visit.model or usual, tokens=tokens)
-            reply.extra += grant.headers
+            extra = reply.extra
+            reply.extra = (*extra, *grant.headers)
             try:
                 if body is not None:
                     body = await self._bodies.with_images(body)
                 await self._deliver(request, call, body, reply, visit, arrived)
             finally:
                 grant.close(self._clock(), used=reply.usage, reached_engine=visit.reached_engine)
+                reply.extra = (*extra, *grant.headers)  # a refusal is yet to be said: it shows what was given back
         finally:
             if body is not None:
                 body.close()

@@ -34,7 +34,7 @@ class Grant:
 
     __slots__ = ()
     headers: Headers = ()
-    """`x-ratelimit-*` for the answer, of those limits that the key has."""
+    """`x-ratelimit-*` for the answer, of those limits that the key has; once it is closed, with what it gave back."""
 
     def __repr__(self) -> str:
         return "<Grant of no limits>"
@@ -120,6 +120,8 @@ class _Held(Grant):
                 rate, share = taken
                 kept = share.cost if said is None else said.total
                 rate.settle(share, kept if reached_engine else 0, tick)
+        if self._account is not None:
+            self.headers = self._account.headers(tick)
         if self._spending is not None:
             self._spending.ended(self._name, now)
 

@@ -75,6 +75,7 @@ async def test_a_request_that_was_sent_back_while_it_woke_is_not_counted() -> No
         for _ in range(3):
             heard = await ask(h)
             assert (heard.only.status, code(heard)) == (503, "loading")
+            assert heard.only.header("x-ratelimit-remaining-requests") == "1", "nor said to be used up"
         h.provider.tell(Ready(models=("served",)))
         await h.until(lambda: h.state is State.READY)
         assert (await ask(h)).only.status == 200
