@@ -1,4 +1,8 @@
-"""The command line: `wakegate serve`, `wakegate pull MODEL`. What only prints imports what only printing needs."""
+"""The command line: `wakegate serve`, `wakegate keys …` and the others. What only prints imports what printing needs.
+
+docs/reference/cli.md is generated from it (scripts/make_reference.py): every value has a word of its own (`metavar`),
+and every command says what its exit codes mean.
+"""
 
 import os
 import sys
@@ -19,12 +23,6 @@ app = typer.Typer(
 )
 
 
-app.add_typer(keys.app, name="keys")
-app.command()(logs.logs)
-app.command()(report.report)
-app.command()(doctor.doctor)
-
-
 @app.callback()
 def _root(context: typer.Context) -> None:
     """Subcommands only. Those in `gateway/commands/` get the settings by calling `context.obj`."""
@@ -33,7 +31,12 @@ def _root(context: typer.Context) -> None:
 
 @app.command()
 def serve() -> None:
-    """Run both ports: the health server and the gateway. All settings come from the environment (docs/reference)."""
+    """Run the gateway and its health port until they are told to end: ./start.sh, but nothing is installed.
+
+    Settings come from the environment and from `.env` (docs/reference/settings.md).
+
+    Exit code 0 after an ordinary end, 2 for a setting that is wrong, else that of what ended first.
+    """
     script = start_script()
     os.environ["WAKEGATE_PYTHON"] = sys.executable
     os.execv("/bin/bash", ["bash", str(script), "--no-setup"])  # noqa: S606  the same script that a checkout runs
@@ -42,10 +45,16 @@ def serve() -> None:
 @app.command()
 def pull(
     model: Annotated[
-        str, typer.Argument(help="A Hub id (org/name, org/name:Q4_K_M, org/name:file.gguf), as MODEL has it.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model on Hugging Face: org/name, org/name:Q4_K_M or org/name:file.gguf."
+        ),
     ],
 ) -> None:
-    """Bring a model onto this machine's disk, and do nothing else. Goes on where an interrupted pull stopped."""
+    """Download a model to this machine's disk, and do nothing else. Goes on where an interrupted pull stopped.
+
+    Exit code 1 when it could not be had, 2 when MODEL cannot be understood or a setting is wrong, 130 after Ctrl-C.
+    """
     from rich.console import Console
 
     from gateway.assembly import places_of, wants_of
@@ -55,6 +64,13 @@ def pull(
     settings = load_or_exit()
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     raise typer.Exit(bring(model, PullSettings(places_of(settings), wants_of(settings), token), Console()))
+
+
+# In the order in which somebody new meets them; groups come last by themselves.
+app.command()(doctor.doctor)
+app.command()(logs.logs)
+app.command()(report.report)
+app.add_typer(keys.app, name="keys")
 
 
 def load_or_exit() -> Settings:

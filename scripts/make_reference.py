@@ -1,4 +1,4 @@
-"""Write the pages of docs/reference/ from the code: settings, errors, log lines and metrics.
+"""Write the pages of docs/reference/ from the code: settings, command line, errors, log lines, metrics, findings.
 
 python scripts/make_reference.py          write them
 python scripts/make_reference.py --check  exit 1 when one is not up to date
@@ -9,11 +9,15 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere, without being installed
 
+import typer  # noqa: E402
+
 from gateway import kinds  # noqa: E402
+from gateway.cli import app  # noqa: E402
 from gateway.config import FOREIGN, SETTINGS, Setting  # noqa: E402
 from gateway.doctor import findings  # noqa: E402
 from gateway.errors import CATALOGUE, RETRY_AFTER_MAX, Refusal  # noqa: E402
@@ -246,6 +250,61 @@ def metrics_page() -> str:
     )
 
 
+CLI_OPENING = """\
+# The command line
+
+<!-- Generated from gateway/cli.py and gateway/commands/ by scripts/make_reference.py. Change it there. -->
+
+In a clone the command is `.venv/bin/wakegate`; the first `./start.sh` puts it there. In the image it is `wakegate`
+(`docker exec my-worker wakegate doctor`), beside the systemd service `/opt/wakegate/.venv/bin/wakegate`. It works from
+any folder.
+
+It reads [the settings](settings.md) as the gateway does, from the environment and from `.env` beside `start.sh`. Type
+it as the user that the gateway runs as, or it may not be able to read what the gateway wrote.
+
+What a program or a pipe is to have goes to standard output, everything else to standard error. The exit code is 0 when
+all went well and 2 when the line itself cannot be understood; what else it can be stands with each command. `--help`
+says the same as this page.
+"""
+
+
+def cli_page() -> str:
+    """The whole of docs/reference/cli.md."""
+    return "\n".join([CLI_OPENING, *cli_parts("wakegate", typer.main.get_command(app), "#")])
+
+
+def cli_parts(name: str, command: Any, heading: str) -> Iterator[str]:
+    """Each subcommand with its help and values, and then those below it."""
+    for word, each in getattr(command, "commands", {}).items():
+        called = f"{name} {word}"
+        yield f"{heading}# {called}\n"
+        if not hasattr(each, "commands"):
+            options = " [OPTIONS]" if any(not is_argument(value) for value in each.params) else ""
+            words = (v.metavar if v.required else f"[{v.metavar}]" for v in each.params if is_argument(v))
+            yield f"```text\n{' '.join([called + options, *words])}\n```\n"
+        yield f"{each.help.strip()}\n"
+        if each.params:
+            yield table(("option", "default", "what it is"), map(cli_row, each.params))
+        yield from cli_parts(called, each, f"{heading}#")
+
+
+def is_argument(value: Any) -> bool:
+    return bool(value.param_type_name == "argument")
+
+
+def cli_row(value: Any) -> tuple[str, ...]:
+    if is_argument(value):
+        return code(value.metavar), "must be given" if value.required else "not given", value.help
+    spelled = ", ".join(f"{name} {value.metavar}" if value.metavar else name for name in value.opts)
+    if isinstance(value.show_default, str):
+        default = value.show_default
+    elif value.is_flag or value.default in (None, ""):
+        default = "no" if value.is_flag else "not given"
+    else:
+        default = code(str(value.default))
+    return code(spelled), default, value.help + (" May be given more than once." if value.multiple else "")
+
+
 def code(text: str) -> str:
     return f"`{text}`"
 
@@ -262,6 +321,7 @@ def line(cells: Iterable[str]) -> str:
 
 PAGES = {
     REFERENCE / "settings.md": settings_page,
+    REFERENCE / "cli.md": cli_page,
     REFERENCE / "errors.md": errors_page,
     REFERENCE / "log-lines.md": lines_page,
     REFERENCE / "doctor.md": doctor_page,

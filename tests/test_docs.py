@@ -3,16 +3,20 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from gateway.cli import app
 from gateway.config import FOREIGN, INTERNAL_NAMES, NAMES_TO_FIELD, PREFIX, SETTINGS, VLLM_KEYS, load
 from gateway.doctor.findings import CATALOGUE as FINDINGS
 from gateway.errors import CATALOGUE
 from gateway.surroundings import read_file
-from scripts.make_reference import PAGES, ROOT, doctor_page, errors_page, settings_page
+from scripts.make_reference import PAGES, ROOT, cli_page, doctor_page, errors_page, settings_page
 
 DOCUMENTS = sorted(
     [*(ROOT / "docs").rglob("*.md"), *(path for path in ROOT.glob("*.md")), *(ROOT / "tests").rglob("*.md")]
@@ -58,7 +62,35 @@ def test_every_finding_of_the_doctor_has_a_row() -> None:
         assert f"\n| `{name}` | {', '.join(kind.levels)} | " in page
 
 
-@pytest.mark.parametrize("page", [settings_page, errors_page, doctor_page])
+def commands(command: Any, name: str = "wakegate") -> Iterator[tuple[str, Any]]:
+    for word, each in command.commands.items():
+        yield f"{name} {word}", each
+        if hasattr(each, "commands"):
+            yield from commands(each, f"{name} {word}")
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_what_it_does_and_what_it_takes(name: str) -> None:
+    """Sentences for whoever has never seen it; a word of its own for each value, not the name of a Python type."""
+    command = COMMANDS[name]
+    assert f"# {name}\n" in cli_page()
+    for text in (command.help.strip(), *(value.help for value in command.params)):
+        assert re.fullmatch(r"[A-Z].*[.?]", text, re.DOTALL), text
+    for value in command.params:
+        assert value.metavar or value.is_flag, f"{name}: {value.name} would be shown by its type"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_every_command_that_a_document_names_exists(path: Path) -> None:
+    for span in spans(path.read_text(encoding="utf-8")):
+        for called in re.findall(r"(?:^|bin/)(wakegate (?:keys )?[a-z]+)", span, re.MULTILINE):
+            assert called in COMMANDS, f"there is no {called}"
+
+
+@pytest.mark.parametrize("page", [settings_page, cli_page, errors_page, doctor_page])
 def test_no_cell_breaks_its_table(page) -> None:
     rows = [line.replace("\\|", "") for line in page().splitlines() if line.startswith("|")]
     columns = 0

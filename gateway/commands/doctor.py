@@ -7,11 +7,11 @@ import typer
 
 
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON: each finding's code, level and texts.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For programs: each finding's code, level and texts.")] = False,
 ) -> None:
     """Say why this installation would not serve, or would cost money. Looks only, at this machine only; starts nothing.
 
-    Exit code 1 when something would break, 0 otherwise, 2 for settings that cannot be read.
+    Exit code 1 when something would break, 2 when a setting is wrong.
     """
     from gateway.config import SettingsError
     from gateway.doctor.report import as_json, as_text, examine, exit_code, of_unreadable

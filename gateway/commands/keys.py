@@ -26,14 +26,25 @@ from gateway.web import keydisk, keyfile
 from gateway.web.auth import FIRST_KEY
 from gateway.web.keyfile import NotEditable, Reading
 
-app = typer.Typer(no_args_is_help=True, help="The keys of callers: make, list, end and check them (API_KEYS_FILE).")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Make, list, end and check the keys of callers, in the file that API_KEYS_FILE names.
+
+    Exit code 1 when there is no such key or the file cannot be written, 2 when something that was given is wrong.
+    """,
+)
 
 NAME = "API_KEYS_FILE"
 _NOT_FOUND, _WRONG = 1, 2
 
-Name = Annotated[str, typer.Argument(help="What logs call the key: letters, digits, . _ - and @.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="What logs and lists call the key: letters, digits, . _ - and @.")
+]
 Expires = Annotated[
-    str | None, typer.Option(metavar="WHEN", help="From when it is wrong: 30d, 2027-01-31, 2027-01-31T12:00+01:00.")
+    str | None,
+    typer.Option(
+        metavar="WHEN", help="When it ends: 30d, 2027-01-31 (that whole day, UTC), 2027-01-31T12:00+01:00, never."
+    ),
 ]
 
 
@@ -44,15 +55,19 @@ def new(
     rpm: Annotated[str | None, typer.Option(metavar="N", help="Requests per minute.")] = None,
     tpm: Annotated[str | None, typer.Option(metavar="N", help="Tokens per minute.")] = None,
     max_concurrent: Annotated[str | None, typer.Option(metavar="N", help="Requests at once.")] = None,
-    monthly_spend: Annotated[str | None, typer.Option(metavar="DOLLARS", help="In a calendar month, UTC.")] = None,
+    monthly_spend: Annotated[
+        str | None, typer.Option(metavar="DOLLARS", help="In a calendar month, UTC; needs HOURLY_PRICE.")
+    ] = None,
     expires: Expires = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="A model that it may ask for, more than once for several. Without: all.")
+        list[str] | None, typer.Option(metavar="NAME", help="A model that it may ask for; once for each. Without: all.")
     ] = None,
     route: Annotated[
-        list[str] | None, typer.Option(help="A path that it may use, more than once for several. Without: all.")
+        list[str] | None, typer.Option(metavar="PATH", help="A path that it may use; once for each. Without: all.")
     ] = None,
-    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never to a fallback paid per token.")] = False,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Never to a fallback that is paid per token.")
+    ] = False,
 ) -> None:
     """Make a key. It is printed once, alone on standard output; the file gets its hash."""
     if (wrong := keyfile.name_problem(name)) is not None:
@@ -83,9 +98,9 @@ def new(
 
 @app.command("list")
 def list_(
-    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="For programs: one list.")] = False
 ) -> None:
-    """Show the keys and what each may."""
+    """Show the keys, until when they are right, and what each may. Never the keys themselves."""
     settings = context.obj()
     place = _place(settings)
     reading = _in_force(place)
@@ -95,13 +110,15 @@ def list_(
         return
     if rows:
         _table([("name", "state", "expires", "limits", "hash"), *(_cells(row) for row in rows)])
+    else:
+        _say(f"No keys in {place.path} yet: `wakegate keys new NAME` makes one.")
     for line in (*reading.warnings, *_beside(settings, place)):
         _say(line)
 
 
 @app.command()
 def revoke(context: typer.Context, name: Name) -> None:
-    """End a key: it is wrong within seconds."""
+    """End a key: within seconds it is wrong for a gateway that runs."""
     place = _place(context.obj())
     with _editing(place) as edit:
         edit.find(name)
@@ -114,9 +131,12 @@ def rotate(
     context: typer.Context,
     name: Name,
     keep_old: Annotated[
-        str | None, typer.Option(metavar="TIME", help="How long the old key stays right: 24h. Without: not at all.")
+        str | None,
+        typer.Option(metavar="TIME", help="How long the old key goes on being right: 24h. Without: not at all."),
     ] = None,
-    expires: Expires = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="When the new key ends. Without: when the old one would have.")
+    ] = None,
 ) -> None:
     """Give a name a new key with the same limits. The old one ends at once, or after --keep-old."""
     keep = _parsed("--keep-old", keep_old, kinds.SPAN)
@@ -146,7 +166,9 @@ def rotate(
 @app.command("import")
 def import_(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Lines such as name:key[:rpm[:expiry]], or another file of keys.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Lines such as name:key[:rpm[:expiry]], or another file of keys.")
+    ],
 ) -> None:
     """Take over the keys of another file, those in clear text as hashes."""
     place = _place(context.obj())
@@ -174,7 +196,9 @@ def import_(
 @app.command()
 def check(
     context: typer.Context,
-    source: Annotated[str | None, typer.Argument(metavar="[-]", help="- reads a key from standard input.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(metavar="-", help="Whose key is it that comes on standard input?")
+    ] = None,
 ) -> None:
     """Check the file; or, with `-`, say whose key it is that comes on standard input, and what it may."""
     if source not in (None, "-"):
@@ -311,11 +335,13 @@ def _target(path: Path) -> Path:
 
 def _beside(settings: Settings, place: _Place) -> Iterator[str]:
     """What else decides who may."""
-    if not place.is_set:
+    if not place.is_set and place.path.exists():
         yield f"{NAME} is not set, so a gateway here reads none of these; set it to {place.path}"
     for name, secret in (("API_KEY", settings.api_key), ("ADMIN_KEY", settings.admin_key)):
         if secret is not None:
             yield f"{name} is a key, too."
+    if (first := _first_key(settings)) is not None:
+        yield f"The first key ({first}) is a key, too."
     if settings.auth_enabled is False:
         yield "AUTH_ENABLED is false: nobody is asked for a key."
 
@@ -465,10 +491,16 @@ def _own_keys(settings: Settings) -> Iterator[Key]:
     for name, secret in (("admin", settings.admin_key), ("api-key", settings.api_key)):
         if secret is not None:
             yield Key.of(name, secret.get_secret_value())
-    if settings.api_key is None and settings.api_keys_file is None:
+    if (place := _first_key(settings)) is not None:
         try:
-            first = (settings.data_dir / "keys" / FIRST_KEY).read_text("utf-8").strip()
+            first = place.read_text("utf-8").strip()
         except (OSError, ValueError):
             return
         if first:
             yield Key.of("first-key", first)
+
+
+def _first_key(settings: Settings) -> Path | None:
+    """Where the first key lies that was made here, if it is one: any other setting of keys takes its place."""
+    place = settings.data_dir / "keys" / FIRST_KEY
+    return place if settings.api_key is None and settings.api_keys_file is None and place.exists() else None

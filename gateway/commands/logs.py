@@ -26,28 +26,46 @@ LOOK_AROUND = 4
 
 def logs(
     context: typer.Context,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing what comes; Ctrl-C ends it.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many, of the last; 0 is all.")] = 100,
-    id: Annotated[str, typer.Option(help="Of one request: X-Request-Id, ours or the caller's.")] = "",
-    key: Annotated[str, typer.Option(help="Of one key, by its name.")] = "",
-    outcome: Annotated[str, typer.Option(help="answered, refused, left or failed.")] = "",
-    route: Annotated[str, typer.Option(help="A path, or how it ends: chat/completions.")] = "",
-    model: Annotated[str, typer.Option(help="As callers wrote it.")] = "",
-    since: Annotated[str, typer.Option(help="10m, 2h, 1d; or a time such as 2026-11-21T14:00 (UTC).")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many lines, the last ones; 0 is all.")
+    ] = 100,
+    id: Annotated[
+        str, typer.Option(metavar="ID", help="Of one request: its X-Request-Id, ours or the caller's own.")
+    ] = "",
+    key: Annotated[str, typer.Option(metavar="NAME", help="Of one key, by its name; never the key itself.")] = "",
+    outcome: Annotated[
+        str,
+        typer.Option(metavar="WORD", help="Requests that were answered, refused, left (by their caller) or failed."),
+    ] = "",
+    route: Annotated[
+        str, typer.Option(metavar="PATH", help="Of one path, or of those that end so: chat/completions.")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="NAME", help="Of one model, as callers wrote it.")] = "",
+    since: Annotated[
+        str, typer.Option(metavar="WHEN", help="From then on: 10m, 2h, 1d (ago), or 2026-11-21T14:00 (UTC).")
+    ] = "",
     boot: Annotated[
         str,
         typer.Option(
-            help="latest, all, a number (1 is the newest), or how its name begins.",
+            metavar="BOOT",
+            help="Of which start of a gateway: latest, all, a number (1 is the newest), or how its name begins.",
             show_default="latest; all with --id or --since",
         ),
     ] = "",
-    engine: Annotated[bool, typer.Option("--engine", help="The engine's own log instead.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line, whichever form the file has.")] = False,
+    engine: Annotated[bool, typer.Option("--engine", help="What the engine printed, instead.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="For programs: one object a line, whichever LOG_FORMAT wrote it.")
+    ] = False,
     folder: Annotated[
-        Path | None, typer.Option(help="Look here, instead of DATA_DIR/logs/LOG_NAME; no setting is read.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Look here, instead of DATA_DIR/logs/LOG_NAME; no setting is read."),
     ] = None,
 ) -> None:
-    """Show, follow and filter the logs, also those of workers that are gone."""
+    """Show, follow and filter the logs, also those of workers that are gone.
+
+    Exit code 1 when there are no logs or no such boot, 2 when an option or a setting is wrong, 130 after Ctrl-C.
+    """
     from gateway.records.log_files import Following
     from gateway.records.log_search import Wanted, choose
 
@@ -195,6 +213,8 @@ def _find(place: Path, engine: bool, advice: str) -> "list[BootFiles]":
 
 def _beside(place: Path) -> str:
     """Other LOG_NAMEs on the same volume: the usual reason."""
+    if place.parent.name != "logs":  # --folder, mistyped: what lies there is no log
+        return ""
     try:
         names = sorted(each.name for each in place.parent.iterdir() if each.is_dir() and each.name != "_boot")
     except OSError:

@@ -18,16 +18,23 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="The file; - is standard output.", show_default="wakegate-report-TIME.txt, here"
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to; - is standard output.",
+            show_default="wakegate-report-TIME.txt in this folder",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file, if there is one.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file, if it is there.")] = False,
     with_engine_log: Annotated[
         bool,
-        typer.Option("--with-engine-log", help="With what the engine said. It may have written down prompts."),
+        typer.Option("--with-engine-log", help="With what the engine printed: prompts may be in it."),
     ] = False,
 ) -> None:
-    """Collect what a bug report needs into one text file, with the secrets taken out. Sends nothing."""
+    """Collect what a bug report needs into one text file, with the secrets taken out. Sends nothing.
+
+    Exit code 1 when the file is there already or cannot be written. Wrong settings are told in the report.
+    """
     from gateway.config import SettingsError
     from gateway.records.redact import Redactor
     from gateway.records.report import gather, of_broken_settings, render, secrets_around, secrets_of

@@ -160,7 +160,7 @@ def ready_banner(welcome: Welcome) -> str:
         "",
         *(f"  {whom + ':':<22}{url}" for whom, url in welcome.bases),
         "",
-        "Try it:",
+        "Try it, with a key of yours in API_KEY:" if welcome.key == "$API_KEY" else "Try it:",
         "",
         f"curl -N {shlex.quote(base + '/chat/completions')}{bearer} \\\n"
         f"  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}",

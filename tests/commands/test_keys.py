@@ -169,6 +169,19 @@ def test_the_list_says_what_each_may_and_how_it_stands(shell: Shell) -> None:
     assert "0123456789" not in shell.said
 
 
+def test_without_keys_the_list_says_how_one_is_made_and_what_is_a_key_already(shell: Shell) -> None:
+    assert shell.keys("list") == ""
+    assert shell.said == f"No keys in {shell.file} yet: `wakegate keys new NAME` makes one.\n"
+    first = shell.file.parent / "first-key.txt"
+    first.parent.mkdir(parents=True)
+    first.write_text("sk-wakegate-0123456789abcdef\n")
+    shell.keys("list")
+    assert shell.said.endswith(f"The first key ({first}) is a key, too.\n")
+    shell.env["API_KEY"] = "sk-0123456789abcdef"
+    shell.keys("list")
+    assert "first key" not in shell.said
+
+
 def test_the_list_for_programs(shell: Shell) -> None:
     assert json.loads(shell.keys("list", "--json")) == []
     key = shell.keys("new", "alice", "--expires", "2099-01-01T00:00Z", "--monthly-spend", "0.5")

@@ -167,6 +167,13 @@ def test_where_there_are_no_logs_it_says_where_it_looked_and_what_to_change(tmp_
     )
 
 
+def test_a_mistyped_folder_is_not_told_what_else_lies_there(tmp_path: Path) -> None:
+    """Other names of logs are named only where logs are."""
+    (tmp_path / "photos").mkdir()
+    done = CliRunner().invoke(app, ["logs", "--folder", str(tmp_path / "lllama")])
+    assert done.exit_code == 1 and done.stderr == f"No logs: {tmp_path}/lllama is not there (as --folder says).\n"
+
+
 def test_settings_that_are_wrong_are_said_and_a_folder_needs_none(data: Path) -> None:
     runner = CliRunner(env=environ(data, PORT="eighty"))
     assert runner.invoke(app, ["logs"]).exit_code == 2
