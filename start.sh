@@ -198,9 +198,11 @@ start_health() { # its port is in $port, or nothing is and its exit code is in $
   # A pipe of which only the health server holds the writing end: it says its port there, or it ends; both are heard.
   exec {to}<> <(:)
   exec {from}<"/dev/fd/$to"
+  trap '' HUP # inherited: it has nothing to read again, and must not end when the whole group is told to
   WAKEGATE_READY_FD=$to spawn "${die_with_parent[@]}" "$health_python" -I -S "$root/health"
   health=$spawned
   launched
+  trap on_hangup HUP
   exec {to}>&-
   port=''
   read -r -t 20 port <&"$from"

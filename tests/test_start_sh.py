@@ -375,6 +375,18 @@ def test_a_hang_up_is_a_wish_to_read_keys_and_certificates_again(start):
     assert run.words("SIGTERM") == [""]
 
 
+def test_a_hang_up_that_everybody_hears_ends_no_health_server(start):
+    """`systemctl kill -s HUP`, for one, tells all processes of a service; four of them would have ended it."""
+    run = start().is_up()
+    os.kill(run.health, signal.SIGHUP)
+    run.send("SIGHUP")
+    wait_until(lambda: run.words("hup"))
+    assert run.ping() is not None
+    assert alive(run.health)
+    run.send("SIGTERM")
+    assert run.ends() == 0
+
+
 def test_a_hang_up_in_the_first_moment_does_not_end_the_gateway(start):
     run = start(BEHAVE="early").is_up()
     assert run.words("hup") == []
