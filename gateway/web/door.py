@@ -343,20 +343,24 @@ class Door:
     async def _hold(self, ticket: Ticket, reply: Reply, arrived: float, patience: float | None) -> Instance:
         """Wait for this request's turn: a stream in company, anything else silently and not for longer than it can."""
         wait = self._patience.grace if patience is None else patience - (self._clock() - arrived)
-        while True:
-            instance = await ticket.wait(max(0.0, wait))
-            if instance is not None:
-                self._note_wait(reply, arrived)
-                return instance
-            if patience is not None:
-                raise self._not_yet(patience)
-            await reply.heartbeat(self._company())
-            wait = self._patience.heartbeat
+        try:
+            while True:
+                instance = await ticket.wait(max(0.0, wait))
+                if instance is not None:
+                    return instance
+                if patience is not None:
+                    raise self._not_yet(patience)
+                await reply.heartbeat(self._company())
+                wait = self._patience.heartbeat
+        finally:  # whoever left or was sent back has waited, too
+            self._note_wait(reply, arrived)
 
     def _note_wait(self, reply: Reply, arrived: float) -> None:
         """What of the wait was the upstream's waking, and what the line behind others."""
         waited = self._clock() - arrived
-        woke = min(waited, max(0.0, self._conductor.snapshot().since - arrived))
+        snapshot = self._conductor.snapshot()
+        serves = snapshot.state in (State.READY, State.DRAINING)
+        woke = min(waited, max(0.0, snapshot.since - arrived)) if serves else waited
         reply.timings |= {"line": waited - woke, "wake": woke}
 
     def _company(self) -> str:

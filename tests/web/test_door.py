@@ -129,6 +129,22 @@ async def test_server_timing_tells_line_wake_and_prefill() -> None:
         assert float(said["wake"]) >= 190 and float(said["line"]) < 100
 
 
+async def test_who_is_sent_back_or_leaves_while_it_wakes_was_held_too() -> None:
+    """They are whom an operator looks for: the log's line and the metrics say how long they waited."""
+    async with house(ready_at_once=False, hold_max=0.1) as h:
+        reply = await h.raw(h.request(CHAT))
+        assert float(dict(re.findall(r"(\w+);dur=([0-9.]+)", head_of(reply)))["wake"]) >= 90
+        _, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(STREAMED))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        await h.until(lambda: len(h.visits) == 2)
+        for visit, outcome in zip(h.visits, ("refused", "left"), strict=True):
+            assert visit.outcome == outcome and visit.reply is not None
+            assert visit.reply.timings["wake"] >= 0.04 and visit.reply.timings["line"] == 0
+
+
 async def test_a_strict_gateway_refuses_an_unknown_model_without_a_start() -> None:
     async with house(strict_models=True) as h:
         reply = await h.raw(h.request(CHAT | {"model": "gpt-4o"}))
