@@ -10,7 +10,7 @@ from gateway.config import NAMES_TO_FIELD, PREFIX, Settings, SettingsError
 from gateway.doctor import exposure, gateway, gpu, model, platforms, ports, runtime, storage, traffic
 from gateway.doctor.case import Case
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding, Level, found
-from gateway.records.redact import GONE, forms_of
+from gateway.records.redact import GONE, Redactor, forms_of
 from gateway.surroundings import Surroundings
 
 CHECKS: Mapping[str, Callable[[Case], Iterable[Finding]]] = {
@@ -56,9 +56,10 @@ def judge(case: Case) -> tuple[Finding, ...]:
         for warning in case.settings.warnings
         if not any(part in warning for part in TOLD_ELSEWHERE)
     )
-    # The known ones only: what looks like a key in a line to paste is the name of one (`X-API-Key: $API_KEY`).
-    forms = sorted({form for secret in case.settings.secrets() for form in forms_of(secret)}, key=len, reverse=True)
-    return tuple(sorted((_without(forms, finding) for finding in findings), key=lambda finding: finding.rank))
+    secrets = tuple(case.settings.secrets())
+    redact = Redactor(secrets)
+    forms = sorted({form for secret in secrets for form in forms_of(secret)}, key=len, reverse=True)
+    return tuple(sorted((_without(redact, forms, finding) for finding in findings), key=lambda finding: finding.rank))
 
 
 def of_unreadable(error: SettingsError) -> tuple[Finding, ...]:
@@ -81,11 +82,13 @@ def _cure(problem: str) -> str:
     return f"unset {name}" if name.removeprefix(PREFIX) in NAMES_TO_FIELD else "env | cut -d= -f1 | sort"
 
 
-def _without(secrets: Sequence[str], finding: Finding) -> Finding:
-    texts = [finding.what, finding.why, finding.cure]
-    for secret in secrets:
-        texts = [text.replace(secret, GONE) for text in texts]
-    return Finding(finding.code, finding.level, *texts)
+def _without(redact: Redactor, forms: Sequence[str], finding: Finding) -> Finding:
+    """From a line to paste only the known ones go: what looks like a key there is the name of one
+    (`X-API-Key: $API_KEY`)."""
+    cure = finding.cure
+    for form in forms:
+        cure = cure.replace(form, GONE)
+    return Finding(finding.code, finding.level, redact(finding.what), redact(finding.why), cure)
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

@@ -150,6 +150,14 @@ def test_no_secret_is_in_what_is_found_wherever_somebody_wrote_it() -> None:
     assert planted not in as_text(findings) + as_json(findings) + repr(findings)
 
 
+def test_a_key_that_is_known_to_nobody_is_not_in_what_is_found_either() -> None:
+    """A URL as git takes it, with a token in it, in a setting that holds no secrets."""
+    problem = "MODEL=https://me:planted-secret@hf.co/x names no repository: expected org/name."
+    findings = judge(case(Facts(model=ModelSeen("m", problem=problem)), POD, MODEL="m"))
+    said = as_text(findings) + as_json(findings)
+    assert "planted-secret" not in said and "https://…@hf.co/x names no repository" in " ".join(said.split())
+
+
 def test_a_key_that_is_wrong_is_not_repeated() -> None:
     findings = of_unreadable(unreadable(API_KEY="sk-two words", PORT="sk-0123456789abcdefghij"))
     assert "two words" not in as_text(findings) and "0123456789" not in as_text(findings)
