@@ -68,6 +68,9 @@ def _keys_file(case: Case) -> Iterator[Finding]:
 
 def _metrics(case: Case) -> Iterator[Finding]:
     s, around = case.settings, case.around
+    # RunPod's and Modal's edges bring TLS along; Vast passes on what we speak ourselves.
+    if s.metrics_port and s.metrics_auth_enabled and around.platform == "vast" and case.is_public(s.metrics_port):
+        yield found("metrics-in-clear", port=s.metrics_port)
     if s.metrics_auth_enabled or around.edge_asks_key or not case.listens_beyond_this_machine:
         return
     port = s.metrics_port or s.port

@@ -475,6 +475,13 @@ CATALOGUE: dict[str, Kind] = {
         why="It tells when the model is used, and how much.",
         cure="export METRICS_AUTH_ENABLED=true",
     ),
+    "metrics-in-clear": _kind(
+        "exposure", DOUBTFUL,
+        what="METRICS_PORT {port} speaks no TLS, and the internet reaches it.",
+        why="Prometheus sends its key there in the clear; TLS_CERT is for PORT only. Without METRICS_PORT /metrics is "
+        "there, too.",
+        cure="unset METRICS_PORT",
+    ),
     "secret-readable": _kind(
         "exposure", DOUBTFUL,
         what="{path} may be read by other users of this machine (mode {mode:04o}).",

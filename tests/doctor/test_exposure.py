@@ -111,6 +111,15 @@ def test_a_port_of_their_own_that_vast_does_not_pass_on_is_closed() -> None:
     assert codes(check(case(around=VAST, METRICS_PORT="9090", **open_there))) == []
 
 
+def test_a_key_for_metrics_does_not_cross_the_internet_in_the_clear() -> None:
+    """METRICS_PORT speaks no TLS, whatever TLS_CERT says."""
+    passed_on = replace(VAST, public_ports=((8000, 33526), (9090, 33527)))
+    there = {"API_KEY": KEY, "METRICS_PORT": "9090", "TLS_CERT": "/c.pem"}
+    assert only(check(case(around=passed_on, **there)), "metrics-in-clear").cure == "unset METRICS_PORT"
+    assert "metrics-in-clear" not in codes(check(case(around=VAST, **there)))
+    assert "metrics-in-clear" not in codes(check(case(around=POD, **there)))
+
+
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
