@@ -183,12 +183,13 @@ class Door:
         if route.kind is Kind.PAGE:
             await self._show(route, rest, request, reply, visit)
         else:
-            key = self._gate.enter(request, route)
+            key = self._gate.enter(request)
             visit.key = key.name if key is not None else ""
+            visit.route = route.path if route.forwarded else ""  # from here on its line can say who asked
+            self._gate.let_use(key, route)
             if route.kind is Kind.MODELS:
                 await self._show(route, rest, request, reply, visit)
             else:
-                visit.route = route.path
                 await self._forward(request, route, key, reply, visit)
                 visit.code = str(reply.status) if reply.status >= 400 else ""
 

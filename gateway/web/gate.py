@@ -73,19 +73,25 @@ class Gate:
 
     # -- who -----------------------------------------------------------------------------------
 
-    def enter(self, request: web.BaseRequest, route: Route) -> Key | None:
-        """The key that came, None with keys off. Raises Refused: 401, 403, 429."""
+    def enter(self, request: web.BaseRequest) -> Key | None:
+        """The key that came, None with keys off. Raises Refused: 401, 403 (a web page), 429."""
         try:
             if not self._keys.enabled:
                 check_browser(request.headers, origins=self._origins)
                 return None
             raw, address = request.raw_headers, self.address(request)
-            key = self._keys.check(raw, address=address, now=self._clock(), wall=time.time())
-            if key is not None:
-                may_use(key, route.path)
-            return key
+            return self._keys.check(raw, address=address, now=self._clock(), wall=time.time())
         except Refused as refused:
             self._on_refused(refused.refusal.why or "other")
+            raise
+
+    def let_use(self, key: Key | None, route: Route) -> None:
+        """Whether whoever this is may use this route. Raises Refused, 403."""
+        try:
+            if key is not None:
+                may_use(key, route.path)
+        except Refused as refused:
+            self._on_refused(refused.refusal.why)
             raise
 
     def visitor(self, request: web.BaseRequest) -> Visitor:

@@ -111,6 +111,8 @@ async def test_a_key_for_some_models_and_routes_gets_403_for_others() -> None:
         assert (await ask(h, {"messages": CHAT["messages"]})).only.status == 200, "the usual one is listed"
         assert code(await ask(h, {"input": "x"}, path="/v1/embeddings")) == "forbidden"
         assert len(h.engine.received) == 2
+        refused = h.visits[-1]
+        assert (refused.key, refused.route, refused.code) == ("alice", "/v1/embeddings", "forbidden")
 
 
 async def test_the_line_knows_whose_key_it_was() -> None:
