@@ -57,6 +57,7 @@ READS_THE_ENVIRONMENT = {
 
 LONG = 60
 LONG_FUNCTIONS = {
+    "gateway.commands.logs.logs": "a table: its options, one after the other",
     "gateway.records.metrics._make_histograms": "a table: one histogram after the other, with its buckets",
 }
 """`module.function` and why it is better in one piece: a table, or a list of cases."""
