@@ -55,7 +55,7 @@ def full(upstreams: int) -> Metrics:
         for name in ("default", *(f"upstream-{number}" for number in range(1, upstreams)))
     ]
     metrics.watch(lambda: facts)
-    metrics.watch_process(lambda: ProcessFacts(0.2, 0.01, 0, 0, 0, 12, 9 * 10**7, True))
+    metrics.watch_process(lambda: ProcessFacts(0.2, 0.01, 0, 0, 0, 12, True))
     for each in facts:
         metrics.start_began(each.name)
         metrics.start_ended(each.name, "ready", dict.fromkeys(PHASES, 1.5))

@@ -82,6 +82,7 @@ class Reader:
         (folder / ".curlrc").write_text("fail-with-body\nshow-error\nmax-time = 30\n")
         self._fresh = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._fresh |= {"CURL_HOME": str(folder), "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data")}
+        self._fresh |= {"PORT": self._ports["8000"], "PORT_HEALTH": self._ports["8001"]}  # also for `wakegate doctor`
         (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)  # `.venv/bin/wakegate …`
         self._shell = dict(self._fresh)
 
