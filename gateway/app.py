@@ -22,6 +22,7 @@ from gateway.config import Settings
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
+from gateway.policy.rates import Rate
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream, Upstreams
@@ -61,6 +62,11 @@ LARGE_MODEL = 8 * 10**9
 """Where HEALTH_MODE=auto means hold on RunPod's load balancer: it gives up on a worker after two minutes."""
 SHORT_OF_MEMORY = 0.9
 """The share of the memory that we may use from which on new requests are refused, rather than all that run be lost."""
+
+
+STRANGERS = 60
+"""Lines a minute for requests that came to no inference route: an operator finds the id that somebody reports, and
+whoever scans us cannot fill the log. All of them are counted."""
 
 
 class Gateway:
@@ -120,6 +126,7 @@ class Gateway:
         self._starts = StartTimes(settings.data_dir / "state" / "starts.json")
         self._courier = Courier("start times")
         self._pulse = Pulse(say)
+        self._strangers = Rate(STRANGERS, 60)
         self._onlookers = Onlookers(say, now=self._began)
         self.metrics = Metrics(
             version=version(),
@@ -418,6 +425,8 @@ class Gateway:
         if not visit.route or reply is None:
             if visit.code:
                 self.metrics.rejected(visit.code)
+                if reply is not None and self._strangers.take(1, round(self._loop.time())) is not None:
+                    self.logs.request(self._what_ended(visit, reply))
             return
         ended = self._what_ended(visit, reply)
         self.metrics.ended(ended)

@@ -124,6 +124,9 @@ class Reply:
         self.bytes_sent = 0
         """Of the body, heartbeats and events of our own included; without the framing."""
         self.first_byte_at: float | None = None
+        """Loop time of the answer's first byte; the company that a waiting stream is kept is none."""
+        self.events = 0
+        """Of the engine's, passed on: about as many as tokens, where it does not count them itself."""
         self.refused: Refusal | None = None
         self.next_sequence = 0
         """The number of an event of our own after what was passed on (`/v1/responses` counts its events)."""
@@ -180,6 +183,7 @@ class Reply:
         head = self._head(status, content_type, headers)
         self._phase = Phase.ENDED
         await self._write(head + self._framed(body))
+        self._note_first_byte()
 
     async def refuse(self, refusal: Refusal) -> None:
         """The bad news, as this phase and this route's dialect can still say it; lost on who has left already."""
@@ -228,6 +232,7 @@ class Reply:
         """The engine's bytes: for a stream whole events, so that an event of our own may always follow."""
         self._expect(Phase.PIPING)
         if data:
+            self._note_first_byte()
             await self._write(self._framed(data))
 
     async def finish(self) -> None:
@@ -294,12 +299,14 @@ class Reply:
             return data
         return b"%x\r\n%b\r\n" % (len(data), data)
 
+    def _note_first_byte(self) -> None:
+        if self.first_byte_at is None:
+            self.first_byte_at = self._loop.time()
+
     async def _write(self, data: bytes) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             raise CallerLeft
-        if self.first_byte_at is None:
-            self.first_byte_at = self._loop.time()
         try:
             transport.write(data)
             if self._request.protocol.writing_paused:

@@ -269,6 +269,7 @@ class Upstream:
             last_read = clock()
             events = watch.feed(cutter.feed(data))
             usage.feed(events)
+            reply.events += events.count(b"data:")
             await reply.pass_on(events)
             if watch.failure is not None:
                 raise Refused(watch.failure)

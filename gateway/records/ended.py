@@ -36,7 +36,7 @@ class Ended:
     wake: float
     """Held while the upstream woke."""
     first_byte: float | None
-    """From its head to the first byte of the answer; None when none came. A heartbeat is a byte."""
+    """From its head to the first byte of the answer's body, a stream's first token; None when none came."""
     took: float
     """From its head to its end."""
     tokens_in: int | None

@@ -39,7 +39,7 @@ FIELDS: dict[str, Field] = {
     for field in (
         Field("request", "text", "Our id of it: `X-Request-Id` of the answer, and in the engine's own log."),
         Field("key", "text", "The name of its key. Never the key."),
-        Field("route", "text", "The path that was asked."),
+        Field("route", "text", "The path that was asked. Not there for what came no further than the door (401, 404)."),
         Field("upstream", "text", "Which upstream it was for."),
         Field("model", "text", f"The model as the caller wrote it, up to {MODEL_LENGTH} characters."),
         Field("status", "number", "What the caller got. Not there when it left before there was one."),
@@ -51,7 +51,7 @@ FIELDS: dict[str, Field] = {
         Field(
             "first_byte",
             "seconds",
-            "From the request's head to the first byte of the answer; the comments that a held stream hears count.",
+            "From the request's head to the answer's first byte, a stream's first token; comments do not count.",
         ),
         Field("took", "seconds", "From the request's head to its end, waiting included."),
         Field("tokens_in", "number", "Tokens of the prompt, as the engine counted them, where it does."),

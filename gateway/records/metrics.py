@@ -254,7 +254,7 @@ class Metrics:
             histogram(
                 "wakegate_time_to_first_byte_seconds",
                 "From a request's head to the first byte of its answer, waiting and waking included, of those that "
-                "were not refused. A comment to a stream that waits is a byte.",
+                "were not refused. Comments to a stream that waits do not count: it is the time to the first token.",
                 by_route,
                 FIRST_BYTE_BUCKETS,
                 at_most=5,

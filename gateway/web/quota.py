@@ -39,11 +39,13 @@ class Grant:
     def __repr__(self) -> str:
         return "<Grant of no limits>"
 
-    def close(self, now: float, *, used: Usage | None = None, reached_engine: bool = True) -> None:
+    def close(self, now: float, *, used: Usage | None = None, events: int = 0, reached_engine: bool = True) -> None:
         """The request is over. A second time does nothing.
 
-        `used`: what the engine said of tokens; without it those that were asked for count. `reached_engine`: False when
-        it was sent back without having been served: then it counts neither as a request nor with its tokens.
+        `used`: what the engine said of tokens. Without it those that were asked for count, and at least as many as
+        there were `events` in the stream: else whoever asks for no usage and names no maximum would have no limit.
+        `reached_engine`: False when it was sent back without having been served: then it counts neither as a request
+        nor with its tokens.
         """
 
 
@@ -108,18 +110,20 @@ class _Held(Grant):
         self._tokens = _take(account.tokens, tokens, now)
         self.headers = account.headers(now)
 
-    def close(self, now: float, *, used: Usage | None = None, reached_engine: bool = True) -> None:
+    def close(self, now: float, *, used: Usage | None = None, events: int = 0, reached_engine: bool = True) -> None:
         if not self._open:
             return
         self._open = False
         tick = _tick(now)
         if self._account is not None:
             self._account.at_once -= 1
-        for taken, said in ((self._requests, None), (self._tokens, used)):
-            if taken is not None:
-                rate, share = taken
-                kept = share.cost if said is None else said.total
-                rate.settle(share, kept if reached_engine else 0, tick)
+        if self._requests is not None:
+            rate, share = self._requests
+            rate.settle(share, share.cost if reached_engine else 0, tick)
+        if self._tokens is not None:
+            rate, share = self._tokens
+            kept = max(share.cost, events) if used is None else used.total
+            rate.settle(share, kept if reached_engine else 0, tick)
         if self._account is not None:
             self.headers = self._account.headers(tick)
         if self._spending is not None:

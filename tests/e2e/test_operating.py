@@ -112,3 +112,29 @@ def test_what_cannot_work_ends_the_start_with_2_and_one_line(
         lines = [line for line in worker.console.splitlines() if word in line]
         assert len(lines) == 1, worker.console
         assert "Traceback" not in worker.console
+
+
+def refused_id(worker: Worker) -> str:
+    """The id that somebody with a wrong key was answered with."""
+    request = urllib.request.Request(f"{worker.base}/v1/models", headers={"X-API-Key": "sk-wrong"})
+    try:
+        urllib.request.urlopen(request, timeout=10).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return str(error.headers["X-Request-Id"])
+    raise AssertionError("a wrong key got in")
+
+
+def test_the_id_that_somebody_reports_with_a_401_is_in_the_log_and_a_scan_does_not_fill_it(tmp_path: Path) -> None:
+    with running(tmp_path) as worker:
+        worker.until("ready")
+        first = refused_id(worker)
+        ids = {first, *(refused_id(worker) for _ in range(90))}
+        assert len(ids) == 91
+        live = tmp_path / "data/logs/llama/latest.txt"
+        wait_for(lambda: first in live.read_text(), 10, "the id in the log")
+        worker.stop()
+        lines = [
+            line for line in live.read_text().splitlines() if "code=invalid_api_key" in line or "code=rate" in line
+        ]
+        assert 55 <= len(lines) <= 62

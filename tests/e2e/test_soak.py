@@ -123,7 +123,9 @@ def logged(folder: Path) -> "collections.Counter[str]":
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         for line in data.decode().splitlines():
             fact = json.loads(line)
-            if fact.get("kind") == "request":
+            if (
+                fact.get("kind") == "request" and "route" in fact
+            ):  # of those that came no further, only some have a line
                 counted[fact["outcome"]] += 1
                 if "code" in fact:
                     counted["code " + fact["code"]] += 1

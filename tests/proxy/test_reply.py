@@ -583,14 +583,20 @@ async def test_last_words_are_not_waited_for_longer_than_anything_else() -> None
 
 
 @in_simulated_time
-async def test_the_first_byte_is_timed_once() -> None:
+async def test_the_first_byte_is_the_answers_own_and_timed_once() -> None:
+    """A stream that was held for a minute had its first token after that minute, whatever comments it heard."""
     caller = Caller()
     reply = reply_to(caller, streams=True)
     await asyncio.sleep(3)
     await reply.heartbeat("waking")
-    await asyncio.sleep(3)
-    await reply.heartbeat("waking")
-    assert reply.first_byte_at == BEGIN + 3
+    await asyncio.sleep(57)
+    await reply.begin(200, [("Content-Type", "text/event-stream")], length=None)
+    assert reply.first_byte_at is None
+    await asyncio.sleep(1)
+    await reply.pass_on(b"data: a\n\n")
+    await asyncio.sleep(1)
+    await reply.pass_on(b"data: b\n\n")
+    assert reply.first_byte_at == BEGIN + 61
 
 
 async def test_the_repr_says_how_far_it_is() -> None:

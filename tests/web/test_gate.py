@@ -70,6 +70,15 @@ async def test_what_a_stream_used_is_taken_from_the_tokens_of_the_minute() -> No
         assert visit.reply is not None and visit.reply.usage is not None and visit.reply.usage.total == 42
 
 
+async def test_a_stream_that_says_nothing_of_tokens_is_counted_by_its_events() -> None:
+    """Else whoever asks for no usage and names no maximum would have no limit."""
+    script = stream(*[event("x")] * 49, event("", "stop"))
+    async with house(script=script, gate=lambda: limited(tokens_per_minute=1000)) as h:
+        await ask(h, STREAMED)
+        await h.until(lambda: h.conductor.snapshot().in_flight == 0)
+        assert (await ask(h, STREAMED)).only.header("x-ratelimit-remaining-tokens") == str(1000 - 51 - 1)
+
+
 async def test_a_request_that_was_sent_back_while_it_woke_is_not_counted() -> None:
     async with house(ready_at_once=False, hold_max=0.2, gate=lambda: limited(requests_per_minute=1)) as h:
         for _ in range(3):
