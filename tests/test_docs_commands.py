@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.worker import Worker, free_port
+from tests.support.worker import Worker, free_port, wait_for
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("[!R]*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -79,6 +79,7 @@ class Reader:
         self._workers: dict[str, tuple[dict[str, str], Worker]] = {}
         (folder / "data" / "models").mkdir(parents=True)
         shutil.copy(demo_model, folder / "data" / "models" / "wakegate-demo.gguf")
+        shutil.copytree(ROOT / "deploy" / "prometheus", folder / "deploy" / "prometheus")
         (folder / ".curlrc").write_text("fail-with-body\nshow-error\nmax-time = 30\n")
         self._fresh = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._fresh |= {"CURL_HOME": str(folder), "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data")}
@@ -160,7 +161,10 @@ class Reader:
         worker.log = self.folder / f"console-{port}.txt"
         worker.log.unlink(missing_ok=True)
         self._workers[port] = (settings, worker.start())
-        worker.until("ready", within=60)
+        if "TLS_CERT" in settings:
+            wait_for(lambda: "READY" in worker.console, 60, "ready")  # Worker itself speaks plain HTTP
+        else:
+            worker.until("ready", within=60)
 
     def _consoles(self) -> str:
         return "\n".join(worker.console[-2000:] for _, worker in self._workers.values())

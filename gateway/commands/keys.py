@@ -426,7 +426,7 @@ def _hand_over(secret: str, said: str, place: _Place) -> None:
     """The key goes where a script can take it from, everything else beside."""
     _say(said)
     typer.echo(secret)
-    _say("Send it as `Authorization: Bearer <key>`; where an edge takes that for itself, as `X-API-Key: <key>`.")
+    _say("Send it as `Authorization: Bearer <key>`; behind RunPod's load balancer as `X-API-Key: <key>`.")
     if not place.is_set:
         _say(f"{NAME} is not set. Set {NAME}={place.path}, and start the gateway again.")
 
