@@ -141,16 +141,17 @@ def test_the_oldest_go_over_all_folders_and_workers(tmp_path: Path, folder: Path
     other.mkdir()
     boots.mkdir()
     mib = os.urandom(1 << 20)
+    long_ago = time.time() - 3 * LIVE  # from the same moment as the names' times
     going = [
-        put(folder, f"{DEAD}_engine.txt", mib, LONG_AGO - 500),
+        put(folder, f"{DEAD}_engine.txt", mib, long_ago - 500),
         put(other, rotated(DEAD, 3 * LIVE + 400) + ".gz", mib),
-        put(boots, "20260101T000000Z_old.log", b"boot", LONG_AGO - 300),
+        put(boots, "20260101T000000Z_old.log", b"boot", long_ago - 300),
     ]
     staying = [
-        put(other, f"{DEAD}.txt", mib, LONG_AGO - 200),
+        put(other, f"{DEAD}.txt", mib, long_ago - 200),
         put(folder, rotated(STAMP, 5) + ".gz", mib),
-        put(boots, "20260102T000000Z_new.log", b"boot", LONG_AGO),
-        put(boots, f"{STAMP}.log", b"boot", LONG_AGO - 1000),
+        put(boots, "20260102T000000Z_new.log", b"boot", long_ago),
+        put(boots, f"{STAMP}.log", b"boot", long_ago - 1000),
     ]
     keeper(tmp_path, cap=2 * (1 << 20) + 4096 + (1 << 20)).sweep()
     assert [path.exists() for path in (*going, *staying)] == [False] * 3 + [True] * 4
