@@ -8,6 +8,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -256,6 +257,27 @@ def test_no_exception_of_every_kind_is_swallowed() -> None:
                 assert not (silent and caught in ("everything", "Exception", "BaseException")), (
                     f"{name_of(path)}:{node.lineno}"
                 )
+
+
+def test_every_package_that_is_imported_is_one_that_an_installation_brings() -> None:
+    """The tests' own environment has more than a fresh ./start.sh installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = {re.split(r"[^A-Za-z0-9_-]", line)[0] for line in project["dependencies"]}
+    named |= {
+        re.split(r"[^A-Za-z0-9_-]", line)[0] for extra in project["optional-dependencies"].values() for line in extra
+    }
+    brought = {OTHER_NAMES.get(name, name.replace("-", "_")) for name in named} | BROUGHT_ALONG
+    for path in (ROOT / "gateway").rglob("*.py"):
+        for name in imports(path):
+            root = name.partition(".")[0]
+            ours = root in ("gateway", "health") or root in sys.stdlib_module_names
+            assert ours or root in brought, f"{name_of(path)} imports {name}, which no dependency names"
+
+
+OTHER_NAMES = {"python-dotenv": "dotenv", "nvidia-ml-py": "pynvml", "llama-cpp-python": "llama_cpp"}
+"""Packages whose modules are called otherwise."""
+BROUGHT_ALONG = {"yarl", "multidict", "pydantic_core", "click", "filelock", "jinja2", "vllm"}
+"""Of aiohttp, pydantic, typer, huggingface_hub and llama-cpp-python, part of what they show; and an engine that is looked for."""
 
 
 def test_no_test_is_switched_off() -> None:

@@ -210,7 +210,7 @@ class BootLog:
     def _become_latest(self, folder: int) -> None:
         temporary = f".{LATEST}.{self._stamp}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(temporary, flags, 0o640, dir_fd=folder)
+        handle = os.open(temporary, flags, 0o600, dir_fd=folder)
         try:
             os.write(handle, for_xargs(self.path.absolute()).encode("utf-8", "surrogateescape") + b"\n")
         finally:
@@ -304,7 +304,7 @@ class Courier:
 def _open_to_append(name: str, folder: int) -> int:
     """O_NONBLOCK: a pipe that somebody laid there must not hold us, either."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    handle = os.open(name, flags, 0o640, dir_fd=folder)
+    handle = os.open(name, flags, 0o600, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "not a file", name)

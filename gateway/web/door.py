@@ -230,10 +230,11 @@ class Door:
         self._supported(route)
         if self._is_short_of_memory():
             raise refuse("overloaded", "This gateway is short of memory.", retry_after=5)
+        visit.bytes_in = request.content_length or 0
         call, body = await self._read(request, route, reply)
         try:
             if body is not None:
-                visit.model, visit.bytes_in = body.model or "", body.size
+                visit.model, visit.bytes_in = body.model or "", visit.bytes_in or body.size
             tokens = body.facts.max_tokens if body is not None else 0
             usual = next(iter(self._conductor.models), None)  # what a request that names no model gets
             grant = self._gate.grant(key, model=visit.model or usual, tokens=tokens)

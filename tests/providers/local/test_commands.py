@@ -88,8 +88,8 @@ def test_a_word_that_names_no_parameter_is_an_error() -> None:
 def test_llama_server_listens_on_the_socket_and_shows_nothing_else() -> None:
     line = argv("llama-server", served_names=("a", "b"), n_gpu_layers="33", engine_args=("--flash-attn", "on"))
     assert line == [
-        "/bin/llama-server", "--model", MODEL, "--host", PLACE.socket, "--no-webui", "--no-slots", "--metrics", "--jinja",
-        "--n-gpu-layers", "33", "--alias", "a,b", "--flash-attn", "on",
+        "/bin/llama-server", "--model", MODEL, "--host", PLACE.socket, "--no-webui", "--no-slots", "--metrics",
+        "--jinja", "--n-gpu-layers", "33", "--alias", "a,b", "--flash-attn", "on",
     ]  # fmt: skip
 
 
