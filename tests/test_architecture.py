@@ -277,7 +277,7 @@ def test_every_package_that_is_imported_is_one_that_an_installation_brings() -> 
 OTHER_NAMES = {"python-dotenv": "dotenv", "nvidia-ml-py": "pynvml", "llama-cpp-python": "llama_cpp"}
 """Packages whose modules are called otherwise."""
 BROUGHT_ALONG = {"yarl", "multidict", "pydantic_core", "click", "filelock", "jinja2", "vllm"}
-"""Of aiohttp, pydantic, typer, huggingface_hub and llama-cpp-python, part of what they show; and an engine that is looked for."""
+"""Part of what the dependencies themselves show; and an engine that is looked for."""
 
 
 def test_no_test_is_switched_off() -> None:
