@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.app import LARGE_MODEL, SLOW_START, health_mode
+from gateway.app import LARGE_MODEL, SLOW_START, health_mode, resident_memory
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,11 @@ def test_health_mode_auto_holds_where_runpod_would_give_up(
 ) -> None:
     """What the last starts took decides; the model's size only where there were none."""
     assert health_mode(asked, platform, slowest, lambda: size) == mode
+
+
+def test_the_memory_that_is_held_is_known() -> None:
+    held = resident_memory()
+    assert 10 << 20 < held < 8 << 30
+    more = bytearray(64 << 20)
+    assert resident_memory() - held > 32 << 20
+    del more

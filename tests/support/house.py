@@ -314,6 +314,7 @@ class Sizes:
     allowed_paths: tuple[str, ...] = ()
     strict_models: bool = False
     gate: Callable[[], Gate] | None = None
+    short_of_memory: bool = False
     retry_first: float = 0.1
 
 
@@ -368,6 +369,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         strict_models=sizes.strict_models,
         write_timeout=sizes.write_timeout,
         on_end=visits.append,
+        is_short_of_memory=lambda: sizes.short_of_memory,
     )
     server = Server(
         door,

@@ -579,3 +579,12 @@ async def test_models_are_listed_while_nothing_runs() -> None:
         reply = json.loads(body_of(await h.raw(data)))
         assert reply["data"][0]["id"] == "served" and reply["data"][0]["wakegate"]["state"] == "stopped"
         assert h.provider.starts == 0
+
+
+async def test_short_of_memory_new_requests_are_refused_and_pages_are_not() -> None:
+    """[84] Rather than all that run be lost with the process."""
+    async with house(short_of_memory=True) as h:
+        refused = await h.raw(h.request(CHAT))
+        assert b" 503 " in refused and b'"code":"overloaded"' in refused and b"Retry-After: 5" in refused
+        assert b" 200 " in await h.raw(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert h.provider.starts == 0
