@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh)
 
-.PHONY: run test check format test-llama-server image-test
+.PHONY: run test check format test-llama-server image-test test-browser
 
 run:
 	@./start.sh
@@ -31,6 +31,10 @@ test-llama-server: $(PY)
 # Builds the container images for real (as root, minutes) and runs them: boot, health, an answer, volumes, users, signals.
 image-test: $(PY)
 	@scripts/build_image.sh $(PY) && ./test.sh -m image tests/deploy/test_image.py
+
+# What web pages can do, asked of a real Chromium. Installs Debian's (as root) where there is none.
+test-browser:
+	@browser=$$(scripts/find_browser.sh) && WAKEGATE_TEST_BROWSER=$$browser ./test.sh -m browser tests/browser
 
 $(PY):
 	@echo "There is no .venv yet: ./test.sh makes it"; exit 2

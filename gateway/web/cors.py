@@ -14,7 +14,8 @@ Chosen, where the Fetch standard leaves a choice:
    because the engine gets no header that is not in `proxy/headers.py`'s table. Names that proxies in front write are
    not allowed: behind one, a page could speak in its name.
 4. Private network access is granted to listed pages: a page on the internet that speaks to a gateway at home is what
-   the operator listed it for. Chrome asks this in the preflight (WICG Private Network Access), others do not yet.
+   the operator listed it for. Chrome used to ask this in the preflight (WICG Private Network Access). Now it asks its
+   reader (Local Network Access) and sends nothing before he allows it: no header of ours helps there.
 """
 
 import re
