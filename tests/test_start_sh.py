@@ -409,6 +409,16 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
+def has_terminals() -> bool:
+    try:
+        for fd in os.openpty():
+            os.close(fd)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_terminals(), reason="needs /dev/ptmx (a chroot may lack it)")
 def test_a_terminal_that_goes_away_ends_it_in_order(start):
     run = start(wrapper=(sys.executable, "-c", IN_A_TERMINAL)).is_up()
     run.send("SIGUSR1")
