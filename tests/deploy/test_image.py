@@ -316,9 +316,9 @@ def test_process_1_buries_the_dead_of_others(start: Start) -> None:
     ("words", "printed"),
     [
         (("--help",), "installs nothing"),
-        (("pull", "--help"), "A Hub id"),
-        (("wakegate", "pull", "--help"), "A Hub id"),
-        (("bash", "-c", "id -u; wakegate pull --help"), "A Hub id"),
+        (("pull", "--help"), "Usage: wakegate pull"),
+        (("wakegate", "pull", "--help"), "Usage: wakegate pull"),
+        (("bash", "-c", "id -u; wakegate pull --help"), "Usage: wakegate pull"),
         (("/bin/echo", "a path"), "a path"),
     ],
     ids=["options", "a word of wakegate's", "wakegate", "bash", "a path"],
