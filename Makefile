@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh)
 
-.PHONY: run test check format test-llama-server image-test test-browser
+.PHONY: run test check format test-llama-server image-test test-browser bench bench-quick
 
 run:
 	@./start.sh
@@ -35,6 +35,14 @@ image-test: $(PY)
 # What web pages can do, asked of a real Chromium. Installs Debian's (as root) where there is none.
 test-browser:
 	@browser=$$(scripts/find_browser.sh) && WAKEGATE_TEST_BROWSER=$$browser ./test.sh -m browser tests/browser
+
+# The gateway's cost beside nginx and other proxies that are installed. Wants a quiet machine and a C compiler.
+bench: $(PY)
+	@$(PY) -m bench.compare
+
+# The same with nginx alone, under three minutes: what a change did to the ratios.
+bench-quick: $(PY)
+	@$(PY) -m bench.compare --quick
 
 $(PY):
 	@echo "There is no .venv yet: ./test.sh makes it"; exit 2

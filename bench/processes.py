@@ -1,0 +1,90 @@
+"""What a process and everything below it has used, read from /proc: CPU time and memory.
+
+A proxy is measured as a whole: a master and its workers, or start.sh with the gateway, its helpers and the health
+server.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What one line of /proc/PID/stat says, times in seconds."""
+
+    parent: int
+    session: int
+    own: float
+    """utime + stime: every thread that is or was."""
+    buried: float
+    """cutime + cstime: children that have ended and were waited for."""
+
+
+def read_stat(line: str) -> Stat:
+    """See proc_pid_stat(5). The name is in brackets and may hold brackets and blanks."""
+    fields = line[line.rindex(")") + 2 :].split()
+    utime, stime, cutime, cstime = (int(field) * TICK for field in fields[11:15])
+    return Stat(parent=int(fields[1]), session=int(fields[3]), own=utime + stime, buried=cutime + cstime)
+
+
+def family(root: int, stats: Mapping[int, Stat]) -> set[int]:
+    """The process, its session and all that descend from them."""
+    found = {pid for pid, stat in stats.items() if pid == root or stat.session == root}
+    while more := {pid for pid, stat in stats.items() if stat.parent in found} - found:
+        found |= more
+    return found
+
+
+def _stats() -> dict[int, Stat]:
+    stats = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stats[int(entry.name)] = read_stat((entry / "stat").read_text("utf-8", "replace"))
+            except OSError:
+                pass  # it has ended since
+    return stats
+
+
+def tree(root: int) -> set[int]:
+    return family(root, _stats())
+
+
+def cpu(root: int) -> float:
+    """Seconds of CPU that the tree has used.
+
+    Ticks of 10 ms are too coarse for a short measurement, so the scheduler's own nanoseconds of the living threads are
+    read, too (the kernel scales the ticks by that same count). Neither can be too much: ticks are cut off, and threads
+    that have ended are not listed. The larger of the two is therefore the better one.
+    """
+    stats = _stats()
+    return sum(max(stats[pid].own, _by_threads(pid)) + stats[pid].buried for pid in family(root, stats))
+
+
+def _by_threads(pid: int) -> float:
+    total = 0
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
+    except OSError:
+        pass  # a thread or the process has ended since, or this kernel does not count so
+    return total / 1e9
+
+
+def memory(pids: Iterable[int]) -> int:
+    """Bytes of these processes, shared pages divided among those that share them (PSS)."""
+    total = 0
+    for pid in pids:
+        try:
+            total += pss_in(Path(f"/proc/{pid}/smaps_rollup").read_text())
+        except OSError:
+            pass  # it has ended since
+    return total
+
+
+def pss_in(rollup: str) -> int:
+    return next((int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:")), 0)
