@@ -245,7 +245,7 @@ class Door:
                     body = await self._bodies.with_images(body)
                 await self._deliver(request, call, body, reply, visit, arrived)
             finally:
-                grant.close(self._clock(), used=reply.usage, events=reply.events, reached_engine=visit.reached_engine)
+                self._gate.end(grant, reply, reached_engine=visit.reached_engine)
                 reply.extra = (*extra, *grant.headers)  # a refusal is yet to be said: it shows what was given back
         finally:
             if body is not None:

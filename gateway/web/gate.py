@@ -13,6 +13,7 @@ from aiohttp import web
 
 from gateway.errors import Refused, refuse
 from gateway.policy.keys import Key
+from gateway.proxy.reply import Reply
 from gateway.web.auth import Keys, check_browser, may_ask_for, may_use
 from gateway.web.cors import Cors
 from gateway.web.pages import Visitor
@@ -36,6 +37,7 @@ class Gate:
         secure: bool = False,
         metrics_open: bool = True,
         on_refused: Callable[[str], None] = lambda why: None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._keys = keys
         self._admin = admin
@@ -49,7 +51,7 @@ class Gate:
         """Whether /metrics is for everybody."""
         self._on_refused = on_refused
         """Hears why somebody may not come in: a word of a closed set."""
-        self._clock = asyncio.get_running_loop().time
+        self._clock = clock or asyncio.get_running_loop().time
 
     # -- from where ----------------------------------------------------------------------------
 
@@ -127,7 +129,7 @@ class Gate:
     # -- how often -----------------------------------------------------------------------------
 
     def grant(self, key: Key | None, *, model: str | None, tokens: int) -> Grant:
-        """Leave for one request within the key's limits. Close it when the request is over."""
+        """Leave for one request within the key's limits. Then `end` it, always."""
         try:
             if key is not None:
                 may_ask_for(key, model)
@@ -135,6 +137,10 @@ class Gate:
             self._on_refused(refused.refusal.why)
             raise
         return self._quotas.admit(key, tokens=tokens, now=self._clock(), wall=time.time())
+
+    def end(self, grant: Grant, reply: Reply, *, reached_engine: bool) -> None:
+        """The request is over: what it used is taken, and what it did not is given back."""
+        grant.close(self._clock(), used=reply.usage, events=reply.events, reached_engine=reached_engine)
 
 
 def _peer(request: web.BaseRequest) -> str | None:

@@ -22,7 +22,9 @@ USED = {"choices": [], "usage": {"prompt_tokens": 30, "completion_tokens": 12, "
 
 
 def limited(**limits: object) -> Gate:
-    return Gate(keys=Keys([Key("alice", Key.of("alice", SECRET).digest, **limits)]), admin=Keys([]))  # type: ignore[arg-type]
+    """In front of which no time passes: a slow machine gives nothing back meanwhile."""
+    key = Key("alice", Key.of("alice", SECRET).digest, **limits)  # type: ignore[arg-type]
+    return Gate(keys=Keys([key]), admin=Keys([]), clock=lambda: 1000.0)
 
 
 def asking(h: House, body: object = CHAT, *, key: str = SECRET, headers: str = "", path: str = "") -> bytes:
