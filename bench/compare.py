@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import BASE, DIRECT, changes, table
+from bench.processes import Busy
 from bench.stand import BenchError, Lost, build, cache_folder, measure
 from bench.subjects import SUBJECTS, Subject
 from bench.work import FORMS, SECTIONS, Form, Work, all_measures, works
@@ -70,7 +71,7 @@ def run(form: Form, subjects: Mapping[str, Subject], chosen: list[Work], rounds:
     """Measure all of it. What is lost is told and kept under "lost"."""
     values: dict[str, dict[str, list[float]]] = {}
     lost: list[str] = []
-    load = [os.getloadavg()[0]]
+    busy = Busy.now()
     began = time.monotonic()
     programs = build()
     steps = list(plan(subjects, chosen, rounds))
@@ -85,16 +86,16 @@ def run(form: Form, subjects: Mapping[str, Subject], chosen: list[Work], rounds:
             continue
         for each, value in found.items():
             values.setdefault(each, {}).setdefault(name, []).append(value)
-        load.append(os.getloadavg()[0])
     _progress("")
+    took = time.monotonic() - began
     return {
         "form": form.name,
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "took": round(time.monotonic() - began),
+        "took": round(took),
         "rounds": rounds,
         "machine": machine(),
-        # Before the first measurement; what follows is mostly our own.
-        "load": round(load[0], 2),
+        # Of all cores, what was used by processes that are none of this run's.
+        "others": round(Busy.now().others_since(busy) / took / len(os.sched_getaffinity(0)), 3),
         "versions": {name: subject.version() for name, subject in subjects.items()},
         "lost": lost,
         "values": values,
@@ -138,10 +139,11 @@ def tables(found: Run) -> str:
 def caption(found: Run) -> str:
     """Where and how the figures came to be."""
     on = found["machine"]
-    versions = ", ".join(f"{title_of(name)} {text}" for name, text in found["versions"].items())
+    versions = ", ".join(f"{title_of(name)} ({text})" for name, text in found["versions"].items())
     return (
         f"{found['when']}, rounds: {found['rounds']}, in {found['took']} s; {on['cores']} cores ({on['processor']}), "
-        f"{on['memory']}, {on['system']}, {on['python']}; load average at the beginning {found['load']}. {versions}."
+        f"{on['memory']}, {on['system']}, {on['python']}; meanwhile other work used "
+        f"{found['others'] * 100:.0f} % of the cores. {versions}."
     )
 
 
@@ -184,7 +186,8 @@ def _tell(found: Run, form: Form, *, whole: bool) -> None:
     if path.exists():
         before = json.loads(path.read_text("utf-8"))
         lines = changes(all_measures(form), "wakegate", found["values"], before["values"])
-        print(f"\nAgainst the run of {before['when']}: {'nothing differs by more than 10 %' if not lines else ''}")
+        nothing = "" if lines else "no ratio differs by more than its noise"
+        print(f"\nAgainst the run of {before['when']}: {nothing}")
         print("\n".join(f"  {line}" for line in lines))
     if whole and not found["lost"]:  # a part, or a run that failed, is nothing to compare with
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,8 @@ DIRECT = "direct"
 """The subject that is no proxy: the load generator speaks to the engine itself."""
 BASE = "nginx"
 """The subject that the others are compared with."""
-EQUAL = 0.10
-"""Rounds of one subject differ by 5 to 10 %: two figures closer than that are equal."""
+EQUAL = 0.15
+"""Medians of two runs that are closer than this are equal: single rounds differ by 10 to 30 % on shared cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +105,30 @@ def _row(cells: Sequence[str]) -> str:
     return f"|{'|'.join(cells)}|\n" if cells[0] == "---" else f"| {' | '.join(cells)} |\n"
 
 
+def _ratios(measure: Measure, subject: str, values: Values) -> Figure | None:
+    """The ratio, and that of the lowest and the highest round to the base's median."""
+    median = ratio(measure, subject, values)
+    ours = figure(measure, subject, values)
+    if median is None or ours is None:
+        return None
+    return Figure(median, median * ours.low / ours.median, median * ours.high / ours.median)
+
+
 def changes(measures: Sequence[Measure], subject: str, values: Values, before: Values) -> list[str]:
-    """How the subject's ratios to the base differ from those of an earlier run: one line for each that is not equal."""
+    """How the subject's ratios to the base differ from those of an earlier run: one line for each that really does.
+
+    Really: the medians are not equal, and no round of one run lies among those of the other.
+    """
     lines = []
     for measure in measures:
-        new, old = ratio(measure, subject, values), ratio(measure, subject, before)
-        if new is None or old is None or abs(new / old - 1) <= EQUAL:
+        new, old = _ratios(measure, subject, values), _ratios(measure, subject, before)
+        if new is None or old is None or abs(new.median / old.median - 1) <= EQUAL:
             continue
-        word = "better" if new < old else "WORSE"
-        percent = (new / old - 1) * 100
-        lines.append(
-            f"{word}: {measure.section} {measure.title}: {shown(new)}× {BASE}'s, was {shown(old)}× ({percent:+.0f} %)"
+        if new.low <= old.high and old.low <= new.high:
+            continue
+        word = "better" if new.median < old.median else "WORSE"
+        change = (
+            f"{shown(new.median)}× {BASE}'s, was {shown(old.median)}× ({(new.median / old.median - 1) * 100:+.0f} %)"
         )
+        lines.append(f"{word}: {measure.section} {measure.title}: {change}")
     return lines

@@ -75,6 +75,27 @@ def _by_threads(pid: int) -> float:
     return total / 1e9
 
 
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """What the whole machine has worked, and what of it was ours, in seconds of CPU. Ours counts when it has ended."""
+
+    all: float
+    ours: float
+
+    @classmethod
+    def now(cls) -> "Busy":
+        return cls(busy_in(Path("/proc/stat").read_text()), sum(os.times()[:4]))
+
+    def others_since(self, before: "Busy") -> float:
+        return max(0.0, (self.all - before.all) - (self.ours - before.ours))
+
+
+def busy_in(stat: str) -> float:
+    """Seconds of CPU that were neither idle nor spent waiting for a disk; see proc_stat(5)."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in stat.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) * TICK
+
+
 def memory(pids: Iterable[int]) -> int:
     """Bytes of these processes, shared pages divided among those that share them (PSS)."""
     total = 0

@@ -72,7 +72,7 @@ def test_a_run_is_told_in_one_table_for_each_section_and_a_caption() -> None:
         "when": "2026-01-01 00:00 UTC",
         "rounds": 1,
         "took": 9,
-        "load": 0.1,
+        "others": 0.034,
         "machine": {"processor": "P", "cores": 2, "memory": "8 GiB", "system": "S", "python": "CPython 3"},
         "versions": {"wakegate": "abc", "nginx": "1.22"},
         "values": {"request": {"wakegate": [1e-4], "nginx": [1e-5]}, "start-listens": {"wakegate": [0.3]}},
@@ -82,5 +82,5 @@ def test_a_run_is_told_in_one_table_for_each_section_and_a_caption() -> None:
         "| per JSON request of 1 KB, µs | 100 · **10.0×** [100..100] | 10.0 [10.0..10.0] |\n\n"
         "| Start | WakeGate |\n|---|---|\n| until the port is open, ms | 300 [300..300] |\n"
     )
-    assert "load average at the beginning 0.1" in caption(found)
-    assert "WakeGate abc, nginx 1.22" in caption(found)
+    assert "other work used 3 % of the cores" in caption(found)
+    assert "WakeGate (abc), nginx (1.22)" in caption(found)

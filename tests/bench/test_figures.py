@@ -91,5 +91,10 @@ def test_what_differs_by_more_than_the_noise_is_told() -> None:
     ]
 
 
+def test_runs_whose_rounds_overlap_do_not_differ() -> None:
+    now = {"chunk": {"wakegate": [21e-6, 20e-6, 30e-6], "nginx": [14e-6]}}
+    assert changes([CHUNK], "wakegate", now, VALUES) == []
+
+
 def test_what_one_of_the_two_runs_did_not_measure_is_no_change() -> None:
     assert changes([CHUNK, FIRST], "wakegate", VALUES, {}) == []

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench.processes import TICK, Stat, cpu, family, memory, pss_in, read_stat, tree
+from bench.processes import TICK, Busy, Stat, busy_in, cpu, family, memory, pss_in, read_stat, tree
 
 LINE = "812 (a) name (x) S 1 812 700 0 -1 4194560 100 200 0 0 150 50 30 20 20 0 1 0 4242 1000 50 18446744073709551615"
 
@@ -34,6 +34,13 @@ def test_memory_is_the_share_of_what_is_shared() -> None:
         pss_in("00400000-7ffd r--p 00000000 00:00 0 [rollup]\nRss:  900 kB\nPss:  512 kB\nPss_Dirty: 5 kB\n") == 524288
     )
     assert pss_in("") == 0
+
+
+def test_what_others_did_is_what_is_not_ours() -> None:
+    assert busy_in("cpu  100 20 30 9999 888 4 5 6 0 0\ncpu0 1 2 3\n") == pytest.approx(165 * TICK)
+    assert Busy(all=16, ours=7).others_since(Busy(all=10, ours=5)) == 4
+    assert Busy(all=11, ours=7).others_since(Busy(all=10, ours=5)) == 0
+    assert Busy.now().all > 0
 
 
 BURN = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass\n"

@@ -1,0 +1,56 @@
+"""Writes the figures of the last full run into docs/explanation/performance.md, between two marks, and its picture.
+
+make bench && python -m bench.page
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from bench.compare import Run, caption, tables, title_of
+from bench.picture import picture
+from bench.stand import cache_folder
+from bench.subjects import ROOT, SUBJECTS
+from bench.work import FORMS, all_measures
+
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
+PICTURE = PAGE.with_suffix(".svg")
+SHOWN = ("chunk-200", "request", "idle")
+"""Measures that stand in the picture."""
+BEGIN = "<!-- measured: written by python -m bench.page -->\n"
+END = "<!-- end of what was measured -->\n"
+
+
+def measured(found: Run) -> str:
+    """What stands between the marks."""
+    absent = "".join(f"\nNot installed, and so not measured: {title}.\n" for title in found.get("absent", {}))
+    return f"\n{tables(found)}\n{caption(found)}\n{absent}\n"
+
+
+def drawn(found: Run) -> str:
+    measures = [measure for measure in all_measures(FORMS[found["form"]]) if measure.name in SHOWN]
+    return picture(measures, {name: title_of(name) for name in SUBJECTS}, found["values"])
+
+
+def with_figures(page: str, text: str) -> str:
+    """The page with other figures. Raises ValueError when a mark is missing."""
+    before, _, rest = page.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError("the page has lost its marks")
+    return before + BEGIN + text + END + after
+
+
+def main(folder: Path) -> int:
+    path = folder / "full.json"
+    if not path.exists():
+        print("There is no full run yet: make bench", file=sys.stderr)
+        return 2
+    found = json.loads(path.read_text("utf-8"))
+    PAGE.write_text(with_figures(PAGE.read_text("utf-8"), measured(found)), "utf-8")
+    PICTURE.write_text(drawn(found), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(cache_folder()))
