@@ -81,7 +81,7 @@ class Worker:
         """The lifecycle's state as /health says it; "" when nobody answers."""
         try:
             return str(self.get("/health")[1]["state"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):  # TypeError: something else answers there, and no JSON
             return ""
 
     def until(self, *states: str, within: float = 60) -> str:

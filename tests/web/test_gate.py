@@ -35,8 +35,9 @@ def asking(h: House, body: object = CHAT, *, key: str = SECRET, headers: str = "
     ).encode() + data
 
 
-async def ask(h: House, *args: object, **more: object) -> Heard:
-    return await talk(h.port, asking(h, *args, **more), ANSWERED, FIN)  # type: ignore[arg-type]
+async def ask(h: House, *args: object, headers: str = "", **more: object) -> Heard:
+    """To the end of the answer: who closes its side earlier has left."""
+    return await talk(h.port, asking(h, *args, headers=f"Connection: close\r\n{headers}", **more))  # type: ignore[arg-type]
 
 
 def code(heard: Heard) -> str:
