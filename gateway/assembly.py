@@ -29,6 +29,7 @@ from gateway.web.keyring import Keyring, KeysWrong
 from gateway.web.quota import Quotas
 
 if TYPE_CHECKING:  # the room of models is entered only where there is one to look for
+    from gateway.providers.local.commands import EngineSpec
     from gateway.providers.local.models import Places, Wants
 
 DEMO_NAME = "wakegate-demo"
@@ -196,17 +197,13 @@ def _make_external(settings: Settings) -> Provider:
     return provider
 
 
-def _make_local(settings: Settings, boot: Boot) -> Provider:
-    from gateway.providers.local.commands import CommandError, EngineSpec
+def engine_spec(settings: Settings, served_names: tuple[str, ...]) -> "EngineSpec":
+    """What the settings say about the engine; the doctor goes by the same."""
+    from gateway.providers.local.commands import EngineSpec
 
-    text = model_text(settings, boot)
-    if text is None and not settings.engine_command:
-        raise CannotStart(
-            "MODEL: not set; set it to a path, a name under DATA_DIR/models, or a Hub id such as org/name."
-        )
-    spec = EngineSpec(
+    return EngineSpec(
         engine=settings.engine,
-        served_names=settings.served_model_name or known_names(settings, boot),
+        served_names=served_names,
         ctx_size=settings.ctx_size,
         max_model_len=settings.max_model_len,
         n_gpu_layers=str(settings.n_gpu_layers),
@@ -218,6 +215,17 @@ def _make_local(settings: Settings, boot: Boot) -> Provider:
         health_path=settings.engine_health_path or "",
         engine_env=dict(settings.engine_env),
     )
+
+
+def _make_local(settings: Settings, boot: Boot) -> Provider:
+    from gateway.providers.local.commands import CommandError
+
+    text = model_text(settings, boot)
+    if text is None and not settings.engine_command:
+        raise CannotStart(
+            "MODEL: not set; set it to a path, a name under DATA_DIR/models, or a Hub id such as org/name."
+        )
+    spec = engine_spec(settings, settings.served_model_name or known_names(settings, boot))
     log = settings.data_dir / "logs" / settings.log_name / f"{boot.stamp}_engine.txt"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from gateway.records.console import say, set_up_logging
 from gateway.records.logs import Logs
 from gateway.records.redact import Redactor, hook_exceptions, loop_handler
 from gateway.surroundings import Surroundings
-from gateway.web.wire import parser_is_compiled
+from gateway.web.wire import AIOHTTP_FLOOR, parser_is_compiled
 
 
 def make_boot(environ: Mapping[str, str]) -> Boot:
@@ -80,7 +80,7 @@ def check_parser() -> None:
     import aiohttp
 
     version = tuple(int(part) for part in aiohttp.__version__.split(".")[:3] if part.isdigit())
-    if version < (3, 14, 5):
+    if version < AIOHTTP_FLOOR:
         raise CannotStart(f"aiohttp {aiohttp.__version__} has known holes; install 3.14.5 or newer (3.14).")
 
 

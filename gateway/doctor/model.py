@@ -4,10 +4,11 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from gateway import config
+from gateway.assembly import engine_spec
 from gateway.doctor.case import Case
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding, found
 from gateway.providers.local import commands
-from gateway.providers.local.commands import CommandError, EngineName, EngineSpec, Format, Place
+from gateway.providers.local.commands import CommandError, EngineName, Format, Place
 
 _SOMEWHERE = Place(
     socket="/run/wakegate/engine.sock", port=9000, key_file="", news_fd=3, python="python", package_root=""
@@ -34,26 +35,8 @@ def check(case: Case) -> Iterator[Finding]:
 
 def engine_of(case: Case) -> EngineName:
     """The engine that would serve. Raises CommandError."""
-    return commands.choose(spec_of(case), _format(case), case.facts.installed)
-
-
-def spec_of(case: Case) -> EngineSpec:
-    """What the settings say about the engine, as far as they can be wrong."""
-    s = case.settings
-    return EngineSpec(
-        engine=s.engine,
-        served_names=s.served_model_name,
-        ctx_size=s.ctx_size,
-        max_model_len=s.max_model_len,
-        n_gpu_layers=str(s.n_gpu_layers),
-        gpu_memory_utilization=s.gpu_memory_utilization,
-        max_num_seqs=s.max_num_seqs,
-        engine_args=s.engine_args,
-        engine_command=shlex.join(s.engine_command),
-        stop_command=shlex.join(s.engine_stop_command),
-        health_path=s.engine_health_path or "",
-        engine_env=dict(s.engine_env),
-    )
+    spec = engine_spec(case.settings, case.settings.served_model_name)
+    return commands.choose(spec, _format(case), case.facts.installed)
 
 
 def _format(case: Case) -> Format | None:
@@ -76,7 +59,7 @@ def _model(case: Case) -> Iterator[Finding]:
 
 
 def _engine(case: Case) -> Iterator[Finding]:
-    spec, installed = spec_of(case), case.facts.installed
+    spec, installed = engine_spec(case.settings, case.settings.served_model_name), case.facts.installed
     try:
         engine = engine_of(case)
     except CommandError as error:

@@ -12,10 +12,10 @@ from gateway.kinds import spell_size
 from gateway.providers.local.commands import CommandError
 from gateway.providers.local.model_files import human
 from gateway.surroundings import FILES_OF_OUR_OWN
+from gateway.web.wire import AIOHTTP_FLOOR
 
-AIOHTTP_FLOOR: Version = (3, 14, 5)
 AIOHTTP_CEILING: Version = (3, 15)
-"""As pyproject.toml has them; a test compares."""
+"""As pyproject.toml has it, and wire.py the floor; a test compares."""
 PYTHONS = ((3, 11), (3, 14))
 CONNECTIONS = 2000
 """MAX_CONNECTIONS where enough files may be open."""

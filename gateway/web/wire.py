@@ -45,6 +45,10 @@ def new_request_id() -> str:
     return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
 
 
+AIOHTTP_FLOOR: tuple[int, ...] = (3, 14, 5)
+"""Older ones have known holes (GHSA-h4cc-hm5h-fmm9 and others)."""
+
+
 def parser_is_compiled() -> bool:
     """The pure-Python parser lets through framing that the compiled one refuses: the gateway does not run with it."""
     return http_parser.HttpRequestParser is not http_parser.HttpRequestParserPy

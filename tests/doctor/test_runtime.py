@@ -8,7 +8,8 @@ import pytest
 
 from gateway.doctor.case import Facts, Gpu, GpusSeen, ModelSeen
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE
-from gateway.doctor.runtime import AIOHTTP_CEILING, AIOHTTP_FLOOR, PYTHONS, check, version_of
+from gateway.doctor.runtime import AIOHTTP_CEILING, PYTHONS, check, version_of
+from gateway.web.wire import AIOHTTP_FLOOR
 from tests.support.doctoring import GIB, PLAIN, case, codes, gguf, only
 
 ROOT = Path(__file__).parents[2]
