@@ -12,7 +12,6 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -196,8 +195,3 @@ def progress_line(phase: str, ratio: float | None, detail: str) -> str:
     if detail:
         parts.append(detail)
     return " ".join(parts)
-
-
-def request_line(facts: Iterable[tuple[str, object]]) -> str:
-    """`key=value` pairs; empty ones are left out."""
-    return " ".join(f"{name}={value}" for name, value in facts if value not in ("", None))

@@ -15,7 +15,6 @@ from gateway.records.console import (
     install,
     progress_line,
     ready_banner,
-    request_line,
     say,
     set_up_logging,
     show,
@@ -140,11 +139,6 @@ def test_a_console_that_is_gone_fails_nothing(error: Exception, monkeypatch: pyt
     monkeypatch.setattr(sys, "stdout", Gone())
     say("nobody hears it")
     show("nor this")
-
-
-def test_a_request_is_one_line_of_what_is_known() -> None:
-    facts = (("request", "r1"), ("caller_id", ""), ("status", 200), ("code", None), ("wait", "0.000s"), ("bytes", 0))
-    assert request_line(facts) == "request=r1 status=200 wait=0.000s bytes=0"
 
 
 # --- logging
