@@ -7,35 +7,15 @@ from typing import Any
 
 from gateway.records.ended import Ended
 from gateway.records.logs import Formats, LogPlan, names
+from tests.support import ends
 
 STAMP = "20261121T140506Z_pod-1"
 
 
 def ended(number: int, **changes: Any) -> Ended:
     """A request's end that can be told from others: `r<number>`."""
-    facts: dict[str, Any] = {
-        "at": 1_795_262_400.0,
-        "request_id": f"r{number}",
-        "caller_id": "",
-        "upstream": "default",
-        "key": "frank",
-        "route": "/v1/chat/completions",
-        "model": "demo",
-        "status": 200,
-        "outcome": "answered",
-        "code": "",
-        "ended_by": "engine",
-        "state": "ready",
-        "line": 0.0,
-        "wake": 0.0,
-        "first_byte": 0.1,
-        "took": 1.0,
-        "tokens_in": 1,
-        "tokens_out": 2,
-        "bytes_in": 3,
-        "bytes_out": 4,
-    }
-    return Ended(**(facts | changes))
+    usual = {"at": 1_795_262_400.0, "request_id": f"r{number}", "key": "frank", "model": "demo"}
+    return ends.ended(**(usual | changes))
 
 
 FORMATS = Formats(
