@@ -4,4 +4,5 @@
 `bodies.py` reads what came in, `checker.py` checks it by the rules of `checks.py` (large bodies in its helper process,
 `check_child.py`), `media.py` fetches images that lie elsewhere; `dialects.py`, `framing.py` and `headers.py` are the
 pure rules of what the two sides may say to each other, `usage.py` finds the tokens that the engine counted.
+`http1.py` (pure) reads the engine's answer out of the bytes of its connection.
 """
