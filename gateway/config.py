@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
-from dotenv.parser import parse_stream  # pydantic-settings brings it, and has imported it already
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from gateway import kinds
 from gateway.kinds import Kind, shown
@@ -88,14 +86,14 @@ LogTo = Annotated[Literal["both", "console", "files"], kinds.one_of("both", "con
 ModelCheck = Annotated[Literal["any", "strict"], kinds.one_of("any", "strict")]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings. Frozen. Made by `load`, then made final by `surroundings.settle`.
 
     None means off, not known or never, as the field's sentence says. Times are seconds, sizes are bytes. A default that
     depends on the surroundings stands here in its plainest form, and its reference text in `unset`.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: Annotated[str, kinds.HOST] = _places(
         "0.0.0.0",  # noqa: S104 - callers come from outside; without keys it is 127.0.0.1, see unset
@@ -330,18 +328,6 @@ class Settings(BaseSettings):
     )
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Nothing is read behind our back: `load` collected everything, with its names and places for the messages."""
-        return (init_settings,)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -599,6 +585,8 @@ class _Reader:
         return self._dotenv_entries(file.text, path.name)
 
     def _dotenv_entries(self, text: str, name: str) -> list[_Entry]:
+        from dotenv.parser import parse_stream  # only where there is such a file
+
         entries = []
         for binding in parse_stream(StringIO(text.removeprefix("\ufeff"))):
             original = binding.original
