@@ -125,6 +125,10 @@ class Reply:
         """Of the body, heartbeats and events of our own included; without the framing."""
         self.first_byte_at: float | None = None
         """Loop time of the answer's first byte; the company that a waiting stream is kept is none."""
+        self.first_token_at: float | None = None
+        """Loop time of the first event that says something."""
+        self.longest_gap = 0.0
+        """Seconds between two reads of a stream."""
         self.events = 0
         """Of the engine's, passed on: about as many as tokens, where it does not count them itself."""
         self.refused: Refusal | None = None
@@ -139,10 +143,15 @@ class Reply:
         self._phase = Phase.OPEN
         self._request = request
         self._transport = request.transport  # aiohttp forgets its own when the caller leaves
+        self._protocol = request.protocol
         self._chunked = request.version >= HttpVersion11
         self._is_event_stream = False
         self._bodiless = request.method == "HEAD"
+        self._frames = False
+        """Whether what is said is put into chunks: decided with the head."""
         self._declared: int | None = None
+        self._unsent = b""
+        """The head of an answer whose first bytes may go with it."""
         self._write_timeout = write_timeout
         self._loop = asyncio.get_running_loop()
 
@@ -208,39 +217,84 @@ class Reply:
     async def heartbeat(self, text: str) -> None:
         """A comment that keeps a waiting stream alive. Commits an open one; says nothing to who asked for no stream."""
         if self._phase is Phase.OPEN and self.streams:
-            await self._begin_stream(200, ())
+            self._unsent = self._stream_head(200, ())
+            self._phase = Phase.COMMITTED
         elif not self._is_event_stream or self._phase is Phase.ENDED:
             return
         await self._write(self._framed(self.dialect.heartbeat(text)))
 
     async def begin(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None) -> None:
         """The engine's head. `length` is its Content-Length, None when it has none."""
+        self.begin_now(status, headers, length=length)
+        await self.flush()
+
+    def begin_now(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None) -> None:
+        """The same, kept until there are bytes to go with it, or until `flush`."""
         content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
         rest = [(name, value) for name, value in headers if name.lower() != "content-type"]
         if content_type.partition(";")[0].strip().lower() != "text/event-stream":
             self._expect(Phase.OPEN)
             self._declared = length
-            self._phase = Phase.PIPING
-            await self._write(self._head(status, content_type or "application/octet-stream", rest))
-            return
-        if self._phase is Phase.OPEN:
-            await self._begin_stream(status, rest, content_type)
-        self._expect(Phase.COMMITTED)
+            self._unsent = self._head(status, content_type or "application/octet-stream", rest)
+        elif self._phase is Phase.OPEN:
+            self._unsent = self._stream_head(status, rest, content_type)
+        else:
+            self._expect(Phase.COMMITTED)
         self._phase = Phase.PIPING
 
     async def pass_on(self, data: bytes) -> None:
         """The engine's bytes: for a stream whole events, so that an event of our own may always follow."""
-        self._expect(Phase.PIPING)
+        if not self.pass_now(data):
+            await self.drain()
+
+    def pass_now(self, data: bytes, framed: bytes | None = None) -> bool:
+        """The same without waiting: whether the caller keeps up. If not, `drain` before there is more.
+
+        `framed`: the same bytes as one chunk, where the engine framed them as we would. Raises CallerLeft.
+        """
+        if self._phase is not Phase.PIPING:
+            self._expect(Phase.PIPING)
         if data:
-            self._note_first_byte()
-            await self._write(self._framed(data))
+            if self.first_byte_at is None:
+                self.first_byte_at = self._loop.time()
+            if framed is None or not self._frames:
+                framed = self._framed(data)
+            else:
+                self.bytes_sent += len(data)
+            self._send(framed)
+        return not self._protocol.writing_paused
+
+    async def flush(self) -> None:
+        """See to it that the head is out, and that what was said is on its way."""
+        if self._unsent:
+            self._send(b"")
+        if self._protocol.writing_paused:
+            await self.drain()
+
+    @property
+    def is_behind(self) -> bool:
+        """The caller reads more slowly than it is written to."""
+        return self._protocol.writing_paused
+
+    async def drain(self) -> None:
+        """Until the caller has read enough for more. Raises CallerLeft, also when it reads nothing for too long."""
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await self._request.writer.drain()
+        except TimeoutError as error:
+            self.cut()
+            raise CallerLeft(f"read nothing for {self._write_timeout:g} s") from error
+        except (ConnectionError, RuntimeError) as error:  # RuntimeError: uvloop's, after the connection was lost
+            raise CallerLeft from error
 
     async def finish(self) -> None:
         """The engine said everything."""
         self._expect(Phase.PIPING)
         self._phase = Phase.ENDED
-        if self._declared is None and self._chunked and not self._bodiless:
+        if self._frames:
             await self._write(b"0\r\n\r\n")
+        else:
+            await self.flush()
 
     def cut(self) -> None:
         """End the connection so that nobody takes what was sent for complete."""
@@ -269,19 +323,17 @@ class Reply:
         if has_length and self._declared is not None:
             head.append(("Content-Length", str(self._declared)))
         elif has_length and self._chunked:
+            self._frames = not self._bodiless
             head.append(("Transfer-Encoding", "chunked"))
         elif has_length:
             self.keep_alive = False  # HTTP/1.0 without a length: the end of the connection is the end of the body
         head += common_headers(self.keep_alive, self._request)
         return head_bytes(status, head)
 
-    async def _begin_stream(
-        self, status: int, headers: Iterable[tuple[str, str]], content_type: str = EVENT_STREAM
-    ) -> None:
+    def _stream_head(self, status: int, headers: Iterable[tuple[str, str]], content_type: str = EVENT_STREAM) -> bytes:
         self._is_event_stream = True
         self._declared = None
-        self._phase = Phase.COMMITTED
-        await self._write(self._head(status, content_type, [*headers, *STREAM_HEADERS]))
+        return self._head(status, content_type, [*headers, *STREAM_HEADERS])
 
     async def _last_words(self, event: bytes) -> None:
         """An error event, then the end of the connection without the last chunk: SDKs take a clean end for success."""
@@ -295,25 +347,24 @@ class Reply:
         if self._bodiless:
             return b""
         self.bytes_sent += len(data)
-        if self._declared is not None or not self._chunked:
-            return data
-        return b"%x\r\n%b\r\n" % (len(data), data)
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._frames else data
 
     def _note_first_byte(self) -> None:
         if self.first_byte_at is None:
             self.first_byte_at = self._loop.time()
 
     async def _write(self, data: bytes) -> None:
+        self._send(data)
+        if self._protocol.writing_paused:
+            await self.drain()
+
+    def _send(self, data: bytes) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             raise CallerLeft
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
         try:
             transport.write(data)
-            if self._request.protocol.writing_paused:
-                async with asyncio.timeout(self._write_timeout):
-                    await self._request.writer.drain()
-        except TimeoutError as error:
-            self.cut()
-            raise CallerLeft(f"read nothing for {self._write_timeout:g} s") from error
         except (ConnectionError, RuntimeError) as error:  # RuntimeError: uvloop's, after the connection was lost
             raise CallerLeft from error

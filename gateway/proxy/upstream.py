@@ -1,38 +1,37 @@
 """Speaks to the engine: one request out, its answer into a Reply, behind one call: `pipe(call, reply)`.
 
-What stands behind the call is aiohttp's client for now; the callers of `pipe` do not know. Its defaults are overridden
-where they are wrong for a proxy: no redirects, no cookies, no retries, no decompression, no total time limit, and a
-fresh connection for each request, because engines close connections that they promised to keep (llama-server after
-every streamed answer) and a POST that may have run is never sent twice.
+    take or open a connection ──► ask, and keep a stream's caller company ──► the head: what kind of answer is it?
+      ├─ an event stream: `EventStream` passes each read on as it comes; here only time is kept
+      ├─ anything else: complete before its head goes out, or, when it is long, passed on as it comes
+      └─ an error: read, put into our shape, told
 
-Every failure leaves as a `Refused`, typed by whose fault it is, so that nothing of aiohttp is known outside this file.
+Every failure leaves as a `Refused`, typed by whose fault it is and saying which limit it was, so that nothing of the
+connection is known outside this room. A POST that may have run is never sent twice (`Connection.was_unread`).
 """
 
 import asyncio
-import errno
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-import aiohttp
 from yarl import URL
 
 from gateway.errors import Refused, refuse
 from gateway.providers.base import Endpoint
-from gateway.proxy.dialects import StreamWatch, lost_in
-from gateway.proxy.framing import EventCutter
+from gateway.proxy.connection import HELD, Connection, Lost
+from gateway.proxy.dialects import lost_in
 from gateway.proxy.headers import answer_headers, error_from_engine
-from gateway.proxy.reply import CallerLeft, Reply
-from gateway.proxy.usage import UsageWatch, usage_in
+from gateway.proxy.http1 import Head, Malformed
+from gateway.proxy.pool import Pool
+from gateway.proxy.reply import Reply
+from gateway.proxy.stream import EventStream, LongAnswer, too_long
+from gateway.proxy.usage import usage_in
 
-GATHER = 64 * 1024
-"""Bytes of an answer that is not a stream that are gathered before its head goes out: one that breaks off earlier is a
-clean 502, and most answers leave in one write."""
-
-TAIL = 4096
-"""Bytes at the end of a long answer in which an engine that is going down says so."""
-
-ERROR_BODY_MAX = 64 * 1024
+ERROR_BODY_MAX: Final = 64 * 1024
+JOINED: Final = 64 * 1024
+"""Bytes of a body that go out in one write with their head; more is sent by and by, as fast as the engine reads."""
 
 
 class Unreached(Exception):
@@ -41,7 +40,7 @@ class Unreached(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds, each for one wait."""
+    """Seconds, each for one wait; and bytes."""
 
     connect: float
     first_byte: float
@@ -52,6 +51,8 @@ class Limits:
     """Between two reads of a stream."""
     heartbeat: float
     """How long a stream's caller hears nothing."""
+    size: int | None = None
+    """Bytes of an answer that does not stream."""
 
 
 @dataclass(slots=True)
@@ -67,6 +68,16 @@ class Call:
     choices: int = 1
     """How many answers were asked for: a stream has ended properly when each has."""
 
+    def head(self, start: bytes) -> bytes:
+        """As it goes out behind `start`, the lines that every request of its path has."""
+        lines = [f"{name}: {value}\r\n" for name, value in self.headers]
+        if self.length is not None:
+            lines.append(f"Content-Length: {self.length}\r\n")
+        elif self.method == "POST":
+            lines.append("Transfer-Encoding: chunked\r\n")
+        lines.append("\r\n")
+        return start + "".join(lines).encode("latin-1")
+
 
 class Upstream:
     """One endpoint. Close it when its instance is gone."""
@@ -74,30 +85,19 @@ class Upstream:
     def __init__(self, endpoint: Endpoint, limits: Limits) -> None:
         self._endpoint = endpoint
         self._limits = limits
-        self._base = endpoint.url + endpoint.prefix
-        connector: aiohttp.BaseConnector
-        if endpoint.socket is not None:
-            connector = aiohttp.UnixConnector(endpoint.socket, force_close=True, limit=0)
-        else:
-            # TLS is verified, with a context that aiohttp made when it was imported: to make one takes 25 ms.
-            connector = aiohttp.TCPConnector(force_close=True, limit=0, ssl=True)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            max_line_size=8190,
-            max_field_size=8190,
-        )
-        self._session._retry_connection = False  # it has no public name; aiohttp's own test client sets it, too
+        self._pool = Pool(endpoint, connect=limits.connect)
+        self._clock = asyncio.get_running_loop().time
+        self._starts: dict[tuple[str, str], bytes] = {}
 
     def __repr__(self) -> str:
-        return f"<Upstream {self._endpoint.socket or self._base}>"
+        return f"<Upstream {self._endpoint.socket or self._endpoint.url + self._endpoint.prefix}>"
 
     async def close(self) -> None:
-        await self._session.close()
+        self.retire()
+
+    def retire(self) -> None:
+        """Nothing more will be asked here: idle connections end now, those at work with their answer."""
+        self._pool.close()
 
     async def pipe(self, call: Call, reply: Reply) -> None:
         """Send the call and carry its answer into the reply until one of the two ends.
@@ -106,325 +106,314 @@ class Upstream:
         then in whatever phase it reached, and takes the refusal. Cancelled (the caller left): the connection to the
         engine is closed, which is how every engine learns to stop working.
         """
-        clock = asyncio.get_running_loop().time
-        sent_at = clock()
-        response = await self._answer_head(call, reply)
-        _tell_of_its_end(response)
-        try:
-            reply.timings["prefill"] = clock() - sent_at
-            if not 200 <= response.status < 300:
-                await self._pass_error(response, reply)
-            elif not _is_plain(response):
-                raise refuse("backend_protocol_error", "The engine's answer is coded in a way that nobody asked for.")
-            elif response.content_type == "text/event-stream":
-                await self._pass_stream(response, reply, StreamWatch(reply.dialect, choices=call.choices), sent_at)
-            elif not reply.is_open:
-                raise refuse("backend_protocol_error", "The engine answered a stream with something else.")
-            else:
-                await self._pass_whole(response, reply, sent_at)
-        finally:
-            response.close()
+        connection = self._pool.take() if isinstance(call.body, Sequence) else None  # what passes by is sent once only
+        if connection is not None:
+            try:
+                await self._exchange(connection, call, reply)
+                return
+            except Unreached:
+                pass  # the engine had closed this one: a new connection loses nothing
+        await self._exchange(await self._open(), call, reply)
 
     async def page(self, path: str, *, within: float, at_most: int) -> tuple[str, bytes]:
         """(content type, body) of a small page of the engine's own, such as its metrics. Raises Refused."""
-        call = Call("GET", path, [])
         try:
             async with asyncio.timeout(within):
-                response = await self._send(call)
-                try:
-                    body = bytearray()
-                    while len(body) <= at_most and (data := await _read(response)):
-                        body += data
-                finally:
-                    response.close()
+                head, body = await self._look_at(path, at_most)
         except TimeoutError as error:
             raise refuse("backend_timeout", f"The engine did not show {path} within {within:g} s.") from error
-        except (Unreached, aiohttp.ClientError) as error:
+        except Unreached as error:
             raise refuse("backend_unavailable", f"The engine did not show {path}.") from error
-        if response.status != 200 or not _is_plain(response):
-            raise refuse("route_not_supported", f"This engine shows nothing at {path} (it answers {response.status}).")
+        if head.status != 200 or not _is_plain(head):
+            raise refuse("route_not_supported", f"This engine shows nothing at {path} (it answers {head.status}).")
         if len(body) > at_most:
             raise refuse("backend_protocol_error", f"The engine's {path} is longer than {at_most} bytes.")
-        return response.headers.get("Content-Type", "text/plain"), bytes(body)
+        return head.get("content-type") or "text/plain", body
+
+    async def _look_at(self, path: str, at_most: int) -> tuple[Head, bytes]:
+        call, body = Call("GET", path, []), bytearray()
+        connection = await self._open()
+        try:
+            connection.ask("GET", call.head(self._start(call)))
+            while connection.head is None or not (connection.is_over or len(body) > at_most):
+                if connection.failure is not None:
+                    break
+                await connection.news(self._limits.answer)
+                body += connection.release()
+            if connection.failure is not None or connection.head is None:
+                raise self._why(connection, call)
+            return connection.head, bytes(body)
+        finally:
+            self._pool.give_back(connection, streamed=False)
 
     # -- the request ---------------------------------------------------------------------------
 
-    async def _answer_head(self, call: Call, reply: Reply) -> aiohttp.ClientResponse:
+    async def _open(self) -> Connection:
+        try:
+            return await self._pool.open()
+        except (OSError, TimeoutError) as error:  # TLS that is not right is an OSError, too
+            raise Unreached(str(error) or "no connection in time") from error
+
+    async def _exchange(self, connection: Connection, call: Call, reply: Reply) -> None:
+        sent_at = self._clock()
+        streamed = False
+        try:
+            head = await self._ask(connection, call, reply)
+            reply.timings["prefill"] = self._clock() - sent_at
+            if not 200 <= head.status < 300:
+                await self._pass_error(connection, head, reply)
+            elif not _is_plain(head):
+                raise refuse("backend_protocol_error", "The engine's answer is coded in a way that nobody asked for.")
+            elif _media_type(head) == "text/event-stream":
+                streamed = True
+                await self._pass_stream(connection, head, reply, call, sent_at)
+            elif not reply.is_open:
+                raise refuse("backend_protocol_error", "The engine answered a stream with something else.")
+            else:
+                await self._pass_whole(connection, head, reply, call, sent_at)
+        finally:
+            self._pool.give_back(connection, streamed=streamed)
+
+    async def _ask(self, connection: Connection, call: Call, reply: Reply) -> Head:
         """Send it, keep the caller company, and come back with the head of the answer."""
-        sending = asyncio.ensure_future(self._send(call))
+        start, body = call.head(self._start(call)), call.body
+        if isinstance(body, Sequence) and (call.length or 0) <= JOINED:
+            connection.ask(call.method, b"".join((start, *body)))
+            return await self._until_head(connection, call, reply)
+        connection.ask(call.method, start, more=True)
+        feeding = asyncio.ensure_future(_feed(connection, body, chunked=call.length is None))
+        feeding.add_done_callback(lambda _: connection.wake())
+        try:
+            return await self._until_head(connection, call, reply, feeding)
+        finally:
+            await _put_down(feeding)
+
+    async def _until_head(
+        self, connection: Connection, call: Call, reply: Reply, feeding: asyncio.Future[None] | None = None
+    ) -> Head:
         limit = self._limits.first_byte if reply.streams else self._limits.answer
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + limit
-        try:
-            while True:
-                wait = min(self._limits.heartbeat, deadline - clock()) if reply.streams else deadline - clock()
-                done, _ = await asyncio.wait({sending}, timeout=max(0, wait))
-                if done:
-                    return sending.result()
-                if clock() >= deadline:
-                    raise refuse("backend_timeout", f"The engine did not begin to answer within {limit:g} s.")
+        now = self._clock()
+        deadline, beat = now + limit, now + self._limits.heartbeat
+        while (head := connection.head) is None:
+            if feeding is not None and feeding.done() and (error := feeding.exception()) is not None:
+                raise error
+            if connection.failure is not None:
+                raise self._why(connection, call)
+            now = self._clock()
+            if now >= deadline:
+                raise refuse("backend_timeout", f"The engine did not begin to answer within {limit:g} s.")
+            if reply.streams and now >= beat:
                 await reply.heartbeat("working on the prompt")
-        except BaseException:
-            await _put_down(sending)
-            raise
+                beat = self._clock() + self._limits.heartbeat
+                continue
+            await connection.news((min(deadline, beat) if reply.streams else deadline) - now)
+        return head
 
-    async def _send(self, call: Call) -> aiohttp.ClientResponse:
-        headers = [*call.headers, ("Accept-Encoding", "identity")]
-        if self._endpoint.key is not None:
-            headers.append(("Authorization", f"Bearer {self._endpoint.key}"))
-        if call.length is not None:
-            headers.append(("Content-Length", str(call.length)))
-        body = call.body if isinstance(call.body, AsyncIterator) else _each(call.body)
-        carries = call.method == "POST"
-        try:
-            return await self._session.request(
-                call.method,
-                URL(self._base + call.path, encoded=True),
-                headers=headers,
-                data=body if carries else None,
-                allow_redirects=False,
-            )
-        except aiohttp.ClientConnectorError as error:
-            raise Unreached(str(error)) from error
-        except TimeoutError as error:  # sock_connect is the only timer that aiohttp has here
-            raise Unreached("no connection in time") from error
-        except aiohttp.ClientResponseError as error:
-            raise _protocol_error() from error
-        except aiohttp.ClientPayloadError as error:
-            raise _protocol_error() from error
-        except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error.__cause__, Refused | CallerLeft):  # an upload that went wrong on its way to us
-                raise error.__cause__ from None
-            if self._was_never_read(call, error):
-                raise Unreached("the engine ended before it read this") from error
-            # The connection broke before an answer: the engine may have begun, so this is never sent again.
-            raise refuse("backend_lost", "The engine closed the connection before it answered.") from error
-        except ValueError as error:
-            raise _protocol_error() from error
+    def _start(self, call: Call) -> bytes:
+        """The lines that each request of this path begins with."""
+        known = self._starts.get((call.method, call.path))
+        if known is None:
+            url = URL(self._endpoint.url + self._endpoint.prefix + call.path, encoded=True)
+            lines = [f"{call.method} {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
+            lines.append("Accept-Encoding: identity")
+            if self._endpoint.key is not None:
+                lines.append(f"Authorization: Bearer {self._endpoint.key}")
+            if any(_BREAKS.search(line) for line in lines):
+                raise refuse("backend_unavailable", "The engine's address or key holds a line end.")
+            known = self._starts[call.method, call.path] = "".join(f"{line}\r\n" for line in lines).encode()
+        return known
 
-    def _was_never_read(self, call: Call, error: Exception) -> bool:
-        """Whether a broken connection proves that the engine cannot have begun.
-
-        An engine that dies closes the door after its connections, so that whoever comes in that moment gets in and is
-        reset. On a unix socket a reset says more than on TCP: the other end closed with bytes unread, or before it
-        accepted (Linux, unix_release_sock). It then had no whole request, and what it never had it cannot have run.
-        """
-        return (
-            self._endpoint.socket is not None
-            and not isinstance(call.body, AsyncIterator)
-            and isinstance(error, OSError)
-            and error.errno in (errno.ECONNRESET, errno.EPIPE)
-        )
+    def _why(self, connection: Connection, call: Call) -> Exception:
+        """What the failure of this connection means for its request."""
+        failure = connection.failure
+        if isinstance(failure, Malformed):
+            return refuse("backend_protocol_error", "The engine's answer was not proper HTTP.")
+        if not isinstance(failure, Lost):  # of the one who took the answer: Refused, CallerLeft, or a fault of ours
+            return failure or Lost("nothing came")
+        if connection.head is not None:
+            return refuse("backend_lost", "The engine ended in the middle of this answer.")
+        if connection.was_unread and isinstance(call.body, Sequence):
+            return Unreached("the engine ended before it read this")
+        # The connection broke before an answer: the engine may have begun, so this is never sent again.
+        return refuse("backend_lost", "The engine closed the connection before it answered.")
 
     # -- the answer ----------------------------------------------------------------------------
 
-    async def _pass_stream(
-        self, response: aiohttp.ClientResponse, reply: Reply, watch: StreamWatch, sent_at: float
-    ) -> None:
+    async def _pass_stream(self, connection: Connection, head: Head, reply: Reply, call: Call, sent_at: float) -> None:
         """Whole events as they come, until the engine has said everything. An unfinished event is kept, so that an
         error event can always follow; only after one that was too long to keep is a cut all that is left to say."""
-        cutter, usage = EventCutter(), UsageWatch()
-        await reply.begin(response.status, answer_headers(response.headers.items()), length=None)
+        stream = EventStream(connection, reply, choices=call.choices)
+        reply.begin_now(head.status, answer_headers(head.headers), length=None)
         try:
-            await self._pass_events(response, reply, cutter, watch, usage, sent_at)
+            connection.flow_to(stream.take)
+            await reply.flush()
+            await self._keep_time(connection, stream, reply)
+            if stream.first_event is not None:
+                reply.timings["first_event"] = stream.first_event - sent_at
+            if connection.failure is not None:
+                raise self._why(connection, call)
+            stream.end()
         except Refused:
-            if cutter.cut_only:
+            if not stream.may_be_interrupted:
                 reply.cut()
-            reply.next_sequence = watch.sequence
             raise
         finally:
-            reply.usage = usage.usage
+            stream.settle()
         await reply.finish()
 
-    async def _pass_events(
-        self,
-        response: aiohttp.ClientResponse,
-        reply: Reply,
-        cutter: EventCutter,
-        watch: StreamWatch,
-        usage: UsageWatch,
-        sent_at: float,
-    ) -> None:
-        clock = asyncio.get_running_loop().time
-        last_read, seen_any = clock(), False
-        while True:
-            limit = self._limits.gap if seen_any else self._limits.first_byte
-            try:
-                async with asyncio.timeout(self._limits.heartbeat):
-                    data = await _read(response)
-            except TimeoutError:
-                if clock() - last_read >= limit:
-                    code = "backend_stalled" if seen_any else "backend_timeout"
-                    raise refuse(code, f"The engine sent nothing for {limit:g} s.") from None
-                if not cutter.cut_only:
-                    await reply.heartbeat("waiting for the engine" if seen_any else "working on the prompt")
+    async def _keep_time(self, connection: Connection, stream: EventStream, reply: Reply) -> None:
+        """Until the engine has said everything, or failed: wait for a caller who reads slowly, and say so when the
+        engine is silent for too long. While events flow there is nothing to do here."""
+        limits = self._limits
+        begun = beat = self._clock()
+        while not connection.is_over:
+            if reply.is_behind:
+                await reply.drain()
+                stream.resume()
                 continue
-            except (aiohttp.ClientError, OSError) as error:
-                raise refuse("backend_lost", "The engine ended in the middle of this answer.") from error
-            if not data:
-                break
-            if not seen_any:
-                seen_any = True
-                reply.timings.setdefault("first_event", clock() - sent_at)
-            last_read = clock()
-            events = watch.feed(cutter.feed(data))
-            usage.feed(events)
-            reply.events += events.count(b"data:")
-            await reply.pass_on(events)
-            if watch.failure is not None:
-                raise Refused(watch.failure)
-        events = watch.end(cutter.rest())
-        usage.feed(events)
-        await reply.pass_on(events)
-        if watch.failure is not None:
-            raise Refused(watch.failure)
-        if not watch.ended_properly:
-            raise refuse("backend_lost", "The engine's stream ended before the answer did.")
+            now = self._clock()
+            since = stream.last_event or begun
+            limit = limits.gap if stream.last_event else limits.first_byte
+            if now - since >= limit:
+                code = "backend_stalled" if stream.last_event else "backend_timeout"
+                raise refuse(code, f"The engine sent nothing for {limit:g} s.")
+            beat = max(beat, since)
+            if now - beat >= limits.heartbeat:
+                if stream.may_be_interrupted:
+                    await reply.heartbeat("waiting for the engine" if stream.last_event else "working on the prompt")
+                beat = self._clock()
+                continue
+            await connection.news(min(since + limit, beat + limits.heartbeat) - now)
 
-    async def _pass_whole(self, response: aiohttp.ClientResponse, reply: Reply, sent_at: float) -> None:
+    async def _pass_whole(self, connection: Connection, head: Head, reply: Reply, call: Call, sent_at: float) -> None:
         """An answer in one piece: small ones are complete before their head goes out."""
-        headers = list(answer_headers(response.headers.items()))
-        gathered = bytearray()
-        clock = asyncio.get_running_loop().time
+        size = self._limits.size
+        if size is not None and head.length is not None and head.length > size:
+            raise too_long(size)
         deadline = sent_at + self._limits.answer
-        content_type = response.headers.get("Content-Type", "application/octet-stream")
-        try:
-            async with asyncio.timeout_at(deadline):
-                while len(gathered) < GATHER:
-                    data = await _read(response)
-                    if not data:
-                        lost = lost_in(bytes(gathered))
-                        if lost is not None:
-                            raise Refused(lost)
-                        if _is_cut(response, gathered):
-                            raise refuse("backend_lost", "The engine ended in the middle of this answer.")
-                        reply.usage = usage_in(bytes(gathered))
-                        rest = [(name, value) for name, value in headers if name.lower() != "content-type"]
-                        await reply.answer(response.status, bytes(gathered), rest, content_type=content_type)
-                        return
-                    gathered += data
-                await reply.begin(response.status, headers, length=response.content_length)
-                await reply.pass_on(bytes(gathered))
-                tail = b""
-                while data := await _read(response):
-                    await reply.pass_on(data)
-                    tail = (tail + data)[-TAIL:]
-                reply.usage = usage_in(tail, bytes(gathered[:TAIL]))
-                if lost := lost_in(tail):
-                    raise Refused(lost)
-        except TimeoutError as error:
-            waited = clock() - sent_at
-            raise refuse("backend_timeout", f"The engine's answer was not complete after {waited:.0f} s.") from error
-        except aiohttp.ClientError as error:
-            raise refuse("backend_lost", "The engine ended in the middle of this answer.") from error
+        while not connection.is_over and connection.held < HELD:
+            await self._more(connection, deadline, sent_at)
+        if connection.failure is not None:
+            raise self._why(connection, call)
+        if connection.is_done:
+            await self._answer(connection.release(), head, reply)
+            return
+        answer = LongAnswer(connection, reply, size)
+        reply.begin_now(head.status, answer_headers(head.headers), length=head.length)
+        connection.flow_to(answer.take)
+        await reply.flush()
+        while not connection.is_over:
+            if reply.is_behind:
+                await reply.drain()
+                connection.resume()
+            else:
+                await self._more(connection, deadline, sent_at)
+        if connection.failure is not None:
+            raise self._why(connection, call)
+        answer.end()
         await reply.finish()
 
-    async def _pass_error(self, response: aiohttp.ClientResponse, reply: Reply) -> None:
+    async def _more(self, connection: Connection, deadline: float, sent_at: float) -> None:
+        now = self._clock()
+        if now >= deadline:
+            raise refuse("backend_timeout", f"The engine's answer was not complete after {now - sent_at:.0f} s.")
+        await connection.news(deadline - now)
+
+    async def _answer(self, body: bytes, head: Head, reply: Reply) -> None:
+        lost = lost_in(body)
+        if lost is not None:
+            raise Refused(lost)
+        if _is_cut(head, body):
+            raise refuse("backend_lost", "The engine ended in the middle of this answer.")
+        if self._limits.size is not None and len(body) > self._limits.size:
+            raise too_long(self._limits.size)
+        reply.usage = usage_in(body)
+        rest = [(name, value) for name, value in answer_headers(head.headers) if name.lower() != "content-type"]
+        content_type = head.get("content-type") or "application/octet-stream"
+        await reply.answer(head.status, body, rest, content_type=content_type)
+
+    async def _pass_error(self, connection: Connection, head: Head, reply: Reply) -> None:
         """The engine's own error, in our shape; to a caller who already hears a stream, as an event."""
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._limits.connect):
-                while len(body) < ERROR_BODY_MAX and (data := await _read(response)):
-                    body += data
-        except (TimeoutError, aiohttp.ClientError):
-            pass  # what came of the body is enough: the status already says that it failed
-        said = bytes(body) if _is_plain(response) else b""
-        answer = error_from_engine(response.status, response.headers.get("Content-Type", ""), said)
+        deadline = self._clock() + self._limits.connect
+        while not connection.is_over and connection.held < ERROR_BODY_MAX and (now := self._clock()) < deadline:
+            await connection.news(deadline - now)
+        # What came of the body is enough: the status already says that it failed.
+        said = connection.release()[:ERROR_BODY_MAX] if _is_plain(head) else b""
+        answer = error_from_engine(head.status, head.get("content-type") or "", said)
         if reply.is_open:
-            headers = [(n, v) for n, v in answer_headers(response.headers.items()) if n.lower() != "content-type"]
+            headers = [(n, v) for n, v in answer_headers(head.headers) if n.lower() != "content-type"]
             await reply.answer(answer.status, answer.body, headers)
         else:
             raise Refused(answer.refusal)
 
 
 class Upstreams:
-    """The connections to each endpoint that answers now; one that is gone is closed."""
+    """The connections to each endpoint that answers now; those to one that is gone are closed."""
 
     def __init__(self, make: Callable[[Endpoint], Upstream]) -> None:
         self._make = make
         self._open: dict[str, tuple[Endpoint, Upstream]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
 
     def to(self, name: str, endpoint: Endpoint) -> Upstream:
         known = self._open.get(name)
-        if known is not None and known[0] == endpoint:
-            return known[1]
         if known is not None:
-            self._let_go(known[1])
+            if known[0] is endpoint or known[0] == endpoint:
+                return known[1]
+            known[1].retire()
         upstream = self._make(endpoint)
         self._open[name] = (endpoint, upstream)
         return upstream
 
-    def _let_go(self, upstream: Upstream) -> None:
-        task = asyncio.get_running_loop().create_task(upstream.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
     async def close(self) -> None:
         for _, upstream in self._open.values():
-            self._let_go(upstream)
+            upstream.retire()
         self._open.clear()
-        await asyncio.gather(*self._closing)
 
 
-def _tell_of_its_end(response: aiohttp.ClientResponse) -> None:
-    """See to it that a reader hears of a connection that ended early.
-
-    When chunks break in a later read, aiohttp closes the connection and tells nobody: whoever reads would wait until
-    its own clock is over (3.14.5; a test states it).
-    """
-    content, connection = response.content, response.connection
-    closed = connection.protocol.closed if connection is not None and connection.protocol is not None else None
-
-    def tell(closed: "asyncio.Future[None]") -> None:
-        closed.exception()  # taken, so that it is not reported as lost
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection ended before the answer"))
-
-    if closed is not None:
-        closed.add_done_callback(tell)
+_BREAKS: Final = re.compile(r"[\r\n\0]")
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The next bytes of the answer, b"" at its end. Raises ClientError."""
-    try:
-        return await response.content.readany()
-    except RuntimeError as error:  # aiohttp's word for a connection that is gone, until `_tell_of_its_end` has told
-        raise aiohttp.ClientPayloadError("the connection ended before the answer") from error
+async def _feed(connection: Connection, body: Sequence[bytes] | AsyncIterator[bytes], *, chunked: bool) -> None:
+    """A body piece by piece, as fast as the engine reads. Raises what the body raises: Refused, CallerLeft."""
+    if isinstance(body, Sequence):
+        for piece in body:
+            connection.send(piece)
+            await connection.drained()
+    else:
+        async for piece in body:
+            connection.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            await connection.drained()
+        if chunked:
+            connection.send(b"0\r\n\r\n")
+    connection.sent_all()
 
 
-def _is_plain(response: aiohttp.ClientResponse) -> bool:
+async def _put_down(task: asyncio.Future[None]) -> None:
+    """End it if it still runs; what it raised was seen by whoever looked."""
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+
+
+def _media_type(head: Head) -> str:
+    return (head.get("content-type") or "").partition(";")[0].strip().lower()
+
+
+def _is_plain(head: Head) -> bool:
     """Whether the body is in no coding but chunks: a compressed one, which was not asked for, would pass unlabelled."""
-    codings = response.headers.getall("Content-Encoding", ()), response.headers.getall("Transfer-Encoding", ())
-    content, transfer = ({value.strip().lower() for value in values} for values in codings)
+    content = {value.strip().lower() for value in head.all("content-encoding")}
+    transfer = {value.strip().lower() for value in head.all("transfer-encoding")}
     return content <= {"", "identity"} and transfer <= {"chunked"}
 
 
-def _is_cut(response: aiohttp.ClientResponse, body: bytearray) -> bool:
+def _is_cut(head: Head, body: bytes) -> bool:
     """Whether an answer that only the end of its connection ends (RFC 9112, 6.3) stops in the middle of its JSON."""
-    has_end = response.status == 204 or not {"Content-Length", "Transfer-Encoding"}.isdisjoint(response.headers)
-    if has_end or response.content_type != "application/json":
+    if head.length is not None or head.chunked or _media_type(head) != "application/json":
         return False
     try:
         json.loads(body)
     except (ValueError, RecursionError):
         return True
     return False
-
-
-def _protocol_error() -> Refused:
-    return refuse("backend_protocol_error", "The engine's answer was not proper HTTP.")
-
-
-async def _each(chunks: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-
-
-async def _put_down(task: "asyncio.Future[aiohttp.ClientResponse]") -> None:
-    """End a request that nobody waits for any more; if its answer came in this very moment, close that."""
-    task.cancel()
-    try:
-        (await task).close()
-    except (asyncio.CancelledError, Unreached, Refused):
-        pass  # ended, as asked

@@ -6,7 +6,6 @@ again, and `test_wire.py` and `tests/proxy/test_upstream.py` have the rest.
 """
 
 import os
-import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,13 +14,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.connector import _SSL_CONTEXT_VERIFIED
 
 from gateway import config
 from gateway.app import Gateway, runner_of
 from gateway.assembly import Boot
 from gateway.config import File
-from gateway.providers.base import Endpoint
+from gateway.proxy import http1
 from gateway.surroundings import Surroundings, settle
 from gateway.web.wire import HEAD_TIMEOUT, IDLE_TIMEOUT, Connection, Server
 from tests.support.wire import talk
@@ -51,11 +49,6 @@ async def connection(gateway: Gateway) -> Connection:
     made = gateway.server()
     assert isinstance(made, Connection)
     return made
-
-
-@pytest.fixture
-async def session(gateway: Gateway) -> aiohttp.ClientSession:
-    return gateway._upstreams.to("default", Endpoint("http://127.0.0.1:9"))._session
 
 
 # --- which parser [1]
@@ -143,63 +136,14 @@ async def test_a_compressed_body_is_not_inflated() -> None:
     assert seen == b"\x1f\x8b\x08\x00"
 
 
-# --- the client [3]
+# --- heads
 
 
-async def test_no_connection_to_an_engine_is_used_twice(session: aiohttp.ClientSession) -> None:
-    """[3] The pool keeps connections for 15 s; engines close theirs earlier, or after every stream."""
-    assert session.connector is not None and session.connector.force_close
-
-
-async def test_as_many_connections_as_callers_are_possible(session: aiohttp.ClientSession) -> None:
-    """limit: 100 connections; admission is decided elsewhere."""
-    assert session.connector is not None and session.connector.limit == 0 and session.connector.limit_per_host == 0
-
-
-async def test_an_answer_may_take_as_long_as_our_own_clocks_say(session: aiohttp.ClientSession) -> None:
-    """timeout: 300 s in all, which would cut long streams."""
-    assert (session.timeout.total, session.timeout.sock_read, session.timeout.connect) == (None, None, None)
-    assert session.timeout.sock_connect == 10
-
-
-async def test_nothing_is_sent_twice(session: aiohttp.ClientSession) -> None:
-    """[3] A GET is repeated when its connection drops: an engine saw three requests for two calls."""
-    assert session._retry_connection is False
-
-
-async def test_an_engines_answer_is_not_inflated(session: aiohttp.ClientSession) -> None:
-    """[2] auto_decompress: True."""
-    assert session.auto_decompress is False
-
-
-async def test_no_cookie_is_kept(session: aiohttp.ClientSession) -> None:
-    """One engine's cookie would be sent with the next caller's request."""
-    assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
-
-
-async def test_no_proxy_or_password_is_taken_from_the_environment(session: aiohttp.ClientSession) -> None:
-    assert session.trust_env is False
-
-
-async def test_nothing_is_said_in_the_callers_name(session: aiohttp.ClientSession) -> None:
-    """User-Agent, Accept, Accept-Encoding: gzip and a Content-Type would be added."""
-    added = {name.lower() for name in session.skip_auto_headers}
-    assert added == {"user-agent", "accept", "accept-encoding", "content-type"}
-
-
-async def test_tls_is_verified(session: aiohttp.ClientSession) -> None:
-    connector = session.connector
-    assert isinstance(connector, aiohttp.TCPConnector)
-    assert connector._ssl is True, "aiohttp's word for a context that asks for certificates and names"
-    assert _SSL_CONTEXT_VERIFIED is not None
-    assert _SSL_CONTEXT_VERIFIED.verify_mode is ssl.CERT_REQUIRED and _SSL_CONTEXT_VERIFIED.check_hostname
-
-
-async def test_heads_are_limited_both_ways(connection: Connection, session: aiohttp.ClientSession) -> None:
-    """These are aiohttp's own, and stay so: a line of 8 KiB, 128 headers."""
+async def test_heads_are_limited_both_ways(connection: Connection) -> None:
+    """A line of 8 KiB, 128 headers: aiohttp's own limits for callers, and ours for engines."""
     limits = (connection.max_line_size, connection.max_field_size, connection.max_headers)
     assert limits == (8190, 8190, 128)
-    assert (session._max_line_size, session._max_field_size, session._max_headers) == limits
+    assert limits == (http1.LINE_MAX, http1.LINE_MAX, http1.HEADERS_MAX)
 
 
 async def test_the_house_of_the_tests_is_built_with_the_same_flags(gateway: Gateway) -> None:

@@ -355,7 +355,7 @@ async def test_a_stream_for_http_1_0_ends_with_its_connection() -> None:
 # --- headers
 
 
-OURS = {"host", "content-type", "content-length", "authorization", "x-request-id", "accept-encoding", "connection"}
+OURS = {"host", "content-type", "content-length", "authorization", "x-request-id", "accept-encoding"}
 """What an engine hears of this caller."""
 
 

@@ -1,0 +1,188 @@
+"""The connections to one endpoint: opened when needed, kept while the engine keeps its own, closed by us first.
+
+Engines promise to keep connections and close them all the same: llama-server after every streamed answer, uvicorn and
+cpp-httplib after five idle seconds, others as they like. A request that is sent into such an end is lost. So
+
+- a connection is taken only while it is younger than half of what the engine allows, and after a look at it;
+- the first ones rest until one of them has lived for a moment: trust is earned. Each one that the engine ends while it
+  is idle shortens the time for which the others are believed to half of its own;
+- what carried a stream is closed at once; where a new one costs a TLS handshake, it rests until an end would be seen.
+
+The last one that was given back is the first one taken, so that those that are too many grow old and go.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, cast
+
+import aiohappyeyeballs
+from yarl import URL
+
+from gateway.providers.base import Endpoint
+from gateway.proxy.connection import Connection, Over
+
+KEEP: Final = 2.5
+"""Seconds that a connection may be idle: half of what uvicorn (vLLM) and cpp-httplib (llama-server) allow."""
+IDLE_MAX: Final = 128
+"""Idle connections that are kept."""
+REST: Final = 0.1
+"""Seconds after which an end that the engine put behind its answer has been seen."""
+FORGIVE: Final = 60.0
+"""Seconds after which an engine that ended idle connections is tried anew: it may have been restarted."""
+KNOWN_FOR: Final = 10.0
+"""Seconds for which a host's addresses are believed."""
+_DELAY: Final = 0.25
+"""Seconds that one address is tried before the next is, too (RFC 8305, 5)."""
+
+Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Certificates are verified. Made when first needed: it takes 25 ms."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Pool:
+    """Connections to one endpoint, with TLS where its URL says so."""
+
+    def __init__(self, endpoint: Endpoint, *, connect: float) -> None:
+        """`connect`: seconds for a new connection, names and TLS included."""
+        url = URL(endpoint.url)
+        self._loop = asyncio.get_running_loop()
+        self._socket = endpoint.socket
+        self._host = url.host or "localhost"
+        self._port = url.port or 80
+        self._tls = _tls() if url.scheme == "https" and endpoint.socket is None else None
+        self._over: Over = "unix" if endpoint.socket is not None else "tls" if self._tls is not None else "tcp"
+        self._connect = connect
+        self._idle: list[Connection] = []
+        self._keep = KEEP
+        self._is_trusted = False
+        self._ended_at = 0.0
+        self._addresses: tuple[float, Addresses] | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<Pool {self._socket or f'{self._host}:{self._port}'} {self._over}, {len(self._idle)} idle>"
+
+    # -- taking and giving back ----------------------------------------------------------------
+
+    def take(self) -> Connection | None:
+        """An idle connection that can be asked at once; None: `open` one."""
+        now = self._loop.time()
+        for place in range(len(self._idle) - 1, -1, -1):
+            if self._idle[place].idle_since <= now:  # else it still rests
+                connection = self._idle.pop(place)
+                if now - connection.idle_since < self._keep and connection.is_alive():
+                    self._is_trusted = True
+                    return connection
+                self._let_go(connection)
+        return None
+
+    def _let_go(self, connection: Connection) -> None:
+        """One that is too old, or that the engine has ended: which tells how long it lets them live."""
+        if (ended := connection.ended_at) is not None:
+            self._keep = min(self._keep, (ended - connection.idle_since) / 2)
+            self._ended_at = ended
+        connection.abort()
+
+    def _forgive(self, now: float) -> None:
+        if self._keep < KEEP and now - self._ended_at > FORGIVE:
+            self._keep = KEEP
+            self._is_trusted = False
+
+    def give_back(self, connection: Connection, *, streamed: bool) -> None:
+        """After an answer: kept if it can be asked again, else closed."""
+        is_unwanted = self._is_closed or (streamed and self._over != "tls") or len(self._idle) >= IDLE_MAX
+        if is_unwanted or not connection.may_rest():
+            connection.abort()
+            return
+        self._forgive(self._loop.time())
+        connection.rest(0.0 if self._is_trusted and not streamed else REST)
+        self._idle.append(connection)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(KEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close those that are too old before the engine does."""
+        oldest = self._loop.time() - self._keep
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            if connection.idle_since > oldest and connection.ended_at is None:
+                self._idle.append(connection)
+            else:
+                self._let_go(connection)
+        self._sweeper = self._loop.call_later(KEEP / 2, self._sweep) if self._idle else None
+
+    def close(self) -> None:
+        """Idle ones end now; those at work when they are given back."""
+        self._is_closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+
+    # -- opening -------------------------------------------------------------------------------
+
+    async def open(self) -> Connection:
+        """A new connection. Raises OSError (no route, no name, refused, TLS that is not right), TimeoutError."""
+        connection = Connection(self._loop, self._over)
+        try:
+            async with asyncio.timeout(self._connect):
+                await self._open(connection)
+        except BaseException:
+            connection.abort()  # it may have come in the very moment in which nobody wanted it any more
+            raise
+        return connection
+
+    async def _open(self, connection: Connection) -> None:
+        if self._socket is not None:
+            await self._loop.create_unix_connection(lambda: connection, self._socket)
+        elif _is_address(self._host):
+            await self._loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
+        else:
+            connected = await self._race(await self._look_up())
+            name = self._host if self._tls is not None else None
+            try:
+                await self._loop.create_connection(
+                    lambda: connection, sock=connected, ssl=self._tls, server_hostname=name
+                )
+            except BaseException:
+                connected.close()
+                raise
+
+    async def _look_up(self) -> Addresses:
+        now = self._loop.time()
+        if self._addresses is None or now - self._addresses[0] > KNOWN_FOR:
+            found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self._addresses = (now, cast("Addresses", found))  # of these families, whatever a resolver could say
+        return self._addresses[1]
+
+    async def _race(self, addresses: Addresses) -> socket.socket:
+        """To whichever of the host's addresses answers first (RFC 8305)."""
+        try:
+            return await aiohappyeyeballs.start_connection(
+                addresses, happy_eyeballs_delay=_DELAY, interleave=1, loop=self._loop
+            )
+        except OSError:
+            self._addresses = None  # it may have moved
+            raise
+
+
+def _is_address(host: str) -> bool:
+    """Whether it is an IP address, which needs neither a name server nor a race."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host.partition("%")[0])
+        except OSError:
+            continue
+        return True
+    return False

@@ -1,0 +1,150 @@
+"""The way of a chunk: from the engine's read to the caller's connection, in one call and without a pause.
+
+    read ──► whole events (`EventCutter`) ──► may they pass? (`StreamWatch`) ──► tokens? (`UsageWatch`) ──► written
+
+`EventStream.take` is called by the upstream connection for each read and writes what may pass at once. What arrives as
+one whole chunk is written as it came, framing included. When the caller's buffer is full the engine is asked to wait,
+and the task that carries the request is woken to wait for the caller. Nothing here waits, and nothing is parsed.
+"""
+
+import asyncio
+import re
+from typing import Final
+
+from gateway.errors import Refused, refuse
+from gateway.proxy.connection import Connection
+from gateway.proxy.dialects import StreamWatch, lost_in
+from gateway.proxy.framing import EventCutter
+from gateway.proxy.reply import Reply
+from gateway.proxy.usage import UsageWatch, usage_in
+
+_SAYS: Final = re.compile(rb'"(?:content|reasoning_content|reasoning|text|arguments|delta|thinking)"\s*:\s*"[^"]')
+"""A token in an event of any dialect: the first ones say a role, or nothing."""
+
+
+class EventStream:
+    """One answer's events on their way. Made when the engine's head has come."""
+
+    __slots__ = (
+        "_clock",
+        "_connection",
+        "_cutter",
+        "_reply",
+        "_usage",
+        "_watch",
+        "first_event",
+        "last_event",
+        "longest_gap",
+    )
+
+    def __init__(self, connection: Connection, reply: Reply, *, choices: int) -> None:
+        self._connection = connection
+        self._reply = reply
+        self._cutter = EventCutter()
+        self._watch = StreamWatch(reply.dialect, choices=choices)
+        self._usage = UsageWatch()
+        self._clock = asyncio.get_running_loop().time
+        self.first_event: float | None = None
+        """Loop time."""
+        self.last_event: float | None = None
+        self.longest_gap = 0.0
+        """Seconds between two reads."""
+
+    def __repr__(self) -> str:
+        return f"<EventStream {self._cutter!r} {self._watch!r}>"
+
+    def take(self, body: bytes, read: bytes | None) -> None:
+        """What came of the engine's body; `read`: the read itself where it may be passed on as it is.
+
+        Raises Refused when the engine failed in it, and CallerLeft.
+        """
+        now = self._clock()
+        if self.last_event is None:
+            self.first_event = now
+        elif now - self.last_event > self.longest_gap:
+            self.longest_gap = now - self.last_event
+        self.last_event = now
+        events = self._watch.feed(self._cutter.feed(body))
+        self._pass(events, read if events is body else None)
+        if self._watch.failure is not None:
+            raise Refused(self._watch.failure)
+
+    def _pass(self, events: bytes, framed: bytes | None = None) -> None:
+        if not events:
+            return
+        reply = self._reply
+        self._usage.feed(events)
+        if reply.first_token_at is None and _SAYS.search(events):
+            reply.first_token_at = self._clock()
+        reply.events += events.count(b"data:")
+        if not reply.pass_now(events, framed):
+            self._connection.pause()
+            self._connection.wake()
+
+    def resume(self) -> None:
+        """The caller reads again. The time in which the engine had to wait is no gap of its own."""
+        self.last_event = self._clock()
+        self._connection.resume()
+
+    def end(self) -> None:
+        """The engine closed its answer: what it left unfinished passes if it ends the answer. Raises Refused."""
+        self._pass(self._watch.end(self._cutter.rest()))
+        if self._watch.failure is not None:
+            raise Refused(self._watch.failure)
+        if not self._watch.ended_properly:
+            raise refuse("backend_lost", "The engine's stream ended before the answer did.")
+
+    @property
+    def may_be_interrupted(self) -> bool:
+        """Whether something of ours may follow what was passed."""
+        return not self._cutter.cut_only
+
+    def settle(self) -> None:
+        """Whatever the end: tell the reply what was seen, and what is left for it to say."""
+        self._reply.usage = self._usage.usage
+        self._reply.longest_gap = self.longest_gap
+        self._reply.next_sequence = self._watch.sequence
+
+
+TAIL: Final = 4096
+"""Bytes at the end of a long answer in which an engine that is going down says so."""
+
+
+class LongAnswer:
+    """An answer in one piece that is too long to be held: it passes as it comes, and its ends are looked at."""
+
+    __slots__ = ("_beginning", "_connection", "_most", "_reply", "_size", "_tail")
+
+    def __init__(self, connection: Connection, reply: Reply, most: int | None) -> None:
+        """`most`: bytes that it may have."""
+        self._connection = connection
+        self._reply = reply
+        self._most = most
+        self._size = 0
+        self._beginning = b""
+        self._tail = b""
+
+    def __repr__(self) -> str:
+        return f"<LongAnswer {self._size} bytes>"
+
+    def take(self, body: bytes, read: bytes | None) -> None:
+        """Raises Refused when it gets longer than it may, and CallerLeft."""
+        self._size += len(body)
+        if self._most is not None and self._size > self._most:
+            raise too_long(self._most)
+        if not self._beginning:
+            self._beginning = body[:TAIL]
+        self._tail = body[-TAIL:] if len(body) >= TAIL else (self._tail + body)[-TAIL:]
+        if not self._reply.pass_now(body, read):
+            self._connection.pause()
+            self._connection.wake()
+
+    def end(self) -> None:
+        """All of it came. Raises Refused when the engine says in it that it gave up."""
+        self._reply.usage = usage_in(self._tail, self._beginning)
+        if (lost := lost_in(self._tail)) is not None:
+            raise Refused(lost)
+
+
+def too_long(most: int) -> Refused:
+    return refuse("backend_protocol_error", f"The engine's answer is longer than MAX_RESPONSE_SIZE ({most} bytes).")
