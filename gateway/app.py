@@ -265,6 +265,7 @@ class Gateway:
             say(line, "warning" if line.startswith("warning: ") else "info", always=True)
         if self.access.made is not None:
             console.show_once(f"[gateway] The first API key, shown here and now only: {self.access.made}")
+        self.boot_log.look_for_gpus()
 
     async def _open(self, setting: str, server: Server, port: int) -> None:
         """Listen on one port; METRICS_PORT never speaks TLS, as Prometheus beside it needs none."""

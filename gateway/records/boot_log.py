@@ -91,17 +91,17 @@ class BootLog:
 
     # -- the story -----------------------------------------------------------------------------
 
-    def begin(
-        self, facts: Mapping[str, Iterable[str]], *, look: Callable[[], tuple[str, ...]] | None = gpus.described
-    ) -> None:
-        """What is known before anything is started: lines under a heading each. `look` finds out about GPUs, on a
-        thread of its own, and is heard when it is done; None: nobody asks."""
+    def begin(self, facts: Mapping[str, Iterable[str]]) -> None:
+        """What is known before anything is started: lines under a heading each."""
         self.note(f"boot {self._stamp}, process {os.getpid()}")
         for heading, lines in facts.items():
             for line in lines:
                 self.note(f"{heading}: {line}")
-        if look is not None:
-            Thread(target=self._hear_of_gpus, args=(look,), name="boot log: gpus", daemon=True).start()
+
+    def look_for_gpus(self, look: Callable[[], tuple[str, ...]] = gpus.described) -> None:
+        """`look` finds out about them on a thread of its own, and is heard when it is done. To be called once the port
+        listens: NVIDIA's library takes 15 ms of CPU to be imported."""
+        Thread(target=self._hear_of_gpus, args=(look,), name="boot log: gpus", daemon=True).start()
 
     def _hear_of_gpus(self, look: Callable[[], tuple[str, ...]]) -> None:
         for line in look():

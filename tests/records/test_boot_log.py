@@ -51,7 +51,7 @@ def told(log: BootLog, hand: Hand) -> list[str]:
 
 def test_a_boot_is_told_from_the_first_fact_to_the_end(log: BootLog, hand: Hand) -> None:
     """Each phase with its time, the engine's command line without its key."""
-    log.begin({"about": ["WakeGate 0.1.0"], "setting": ["PORT=1", "API_KEY=…"]}, look=None)
+    log.begin({"about": ["WakeGate 0.1.0"], "setting": ["PORT=1", "API_KEY=…"]})
     log.phase("checking")
     hand.at += 0.5
     log.phase("downloading", "0/4 GiB")
@@ -139,7 +139,7 @@ def test_the_newest_boot_is_found_by_the_command_that_guides_have(tmp_path: Path
     folder = tmp_path / "my \"o'data" / "logs" / "_boot"
     for stamp in (STAMP, "20261121T150000Z_other"):
         log = BootLog(folder, stamp)
-        log.begin({}, look=None)
+        log.begin({})
         assert log.flush(5)
     done = subprocess.run(
         ["sh", "-c", 'cat "$1" | xargs cat', "sh", str(folder / LATEST)], cwd="/", capture_output=True, text=True
@@ -159,7 +159,7 @@ def test_gpus_are_heard_of_later_and_a_driver_that_hangs_holds_nothing(tmp_path:
         return ("NVIDIA H200",)
 
     log = BootLog(tmp_path / "logs" / "_boot", STAMP)
-    log.begin({}, look=look)
+    log.look_for_gpus(look)
     log.note("goes on")
     assert log.flush(5)
     assert "gpu" not in log.path.read_text()
