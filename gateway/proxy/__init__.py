@@ -3,6 +3,7 @@
 `reply.py` owns everything a caller hears, `upstream.py` speaks to the engine behind one call, `pipe(call, reply)`.
 `bodies.py` reads what came in, `checker.py` checks it by the rules of `checks.py` (large bodies in its helper process,
 `check_child.py`), `media.py` fetches images that lie elsewhere; `dialects.py`, `framing.py` and `headers.py` are the
-pure rules of what the two sides may say to each other, `usage.py` finds the tokens that the engine counted.
+pure rules of what the two sides may say to each other, `usage.py` finds the tokens that the engine counted,
+`gathered.py` makes one answer of a stream.
 `http1.py` (pure) reads the engine's answer out of the bytes of its connection.
 """

@@ -13,11 +13,25 @@ Nobody else can fake it. Inside a JSON string a quote is `\\"`, so `"usage"` wit
 is no more than this word and then has no `:` after it. Objects that a model or a caller wrote (a tool's input, a
 schema) may hold such a key, too, but stand deeper than the engine's: the depth is counted, from where the JSON begins
 or back from where it ends. The last one counts. `"usage":null`, which some engines say in each event, says nothing.
+
+`UsageWatch(strip=True)` hides what only the gateway asked for (`stream_options.include_usage`) from a caller who did
+not: the one event that would not be there without it, the one with no choice, on which a careless `choices[0]` of
+the caller's fails. Other events pass as they are: what their `usage` says, null or a count, engines say unasked, too.
+
+| asked with include_usage | says it in                                          | what is then missing before it |
+|--------------------------|-----------------------------------------------------|--------------------------------|
+| llama-server, chat       | an event with `"choices":[]`, one for each choice   | `timings`                      |
+| llama-server, text       | the last event of each choice, asked or not         |                                |
+| our llama-cpp-python     | an event with `"choices":[]`                        |                                |
+| vLLM                     | an event with `"choices":[]`                        | `system_fingerprint`           |
+| OpenAI                   | an event with `"choices":[]`; null in all the others |                               |
+
+What is missing (third column) is put back where the engine says it unasked, if both events came in one read.
 """
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -32,6 +46,8 @@ TRIES: Final = 3
 """Keys of this name that are looked at from each side: a model can write thousands, and each look costs."""
 
 _KEY: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_NO_CHOICE: Final = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
+_EMPTY_LINE: Final = re.compile(rb"\n\n|\n\r\n|\r\r")
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _LINE: Final = re.compile(rb"[^\r\n]+")
 _decode: Final = json.JSONDecoder().raw_decode
@@ -56,8 +72,8 @@ def usage_in(end: bytes, beginning: bytes | None = None) -> Usage | None:
     embeddings before the data.
     """
     tally = _Tally()
-    if b'"usage"' in end:
-        for key in reversed(list(_KEY.finditer(end))[-TRIES:]):
+    if b"usage" in end:  # quicker to look for than the same with quotes
+        for key in _last_keys(end):
             starts_nearer = beginning is None and key.start() < len(end) // 2
             if tally.look(end, key, _opened_before if starts_nearer else _closed_after, (1,)):
                 return tally.usage
@@ -69,45 +85,110 @@ def usage_in(end: bytes, beginning: bytes | None = None) -> Usage | None:
     return None
 
 
+def usage_of(said: object) -> Usage | None:
+    """The same of a `usage` that was parsed already."""
+    tally = _Tally()
+    return tally.usage if isinstance(said, dict) and tally.add(said) else None
+
+
 class UsageWatch:
-    """One stream's. Feed it what is passed on; whole events in the usual case, but any pieces will do."""
+    """One stream's. Feed it what is passed on; whole events in the usual case, but any pieces will do.
 
-    __slots__ = ("_rest", "_tally")
+    `strip`: hide the event that nobody but the gateway asked for. It is seen when it comes whole.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_latest", "_rest", "_strip", "_tally")
+
+    def __init__(self, *, strip: bool = False) -> None:
         self._tally = _Tally()
+        self._strip = strip
         self._rest = b""
+        self._latest = b""
+        """Lines that may say it, not yet looked at: with vLLM's `continuous_usage_stats` each event does."""
 
     def __repr__(self) -> str:
-        return f"<UsageWatch {self._tally.usage}, {len(self._rest)} bytes unfinished>"
+        return f"<UsageWatch {self.usage}, {len(self._rest)} bytes unfinished>"
 
-    def feed(self, events: bytes) -> None:
-        """One look for one word, unless it is there or the last event is unfinished."""
-        if self._rest or not events.endswith(b"\n"):
-            events = self._whole_lines(events)
-        if b'"usage"' in events and _KEY.search(events):
-            self._look(events)
+    def feed(self, events: bytes) -> bytes:
+        """What may be passed on; but for the one event that is stripped, what came."""
+        # One look for a word that is quickly looked for, unless it is there or the last line is unfinished.
+        if b"usage" in events or self._rest or events[-1:] != b"\n":
+            lines = self._whole_lines(events)
+            if _KEY.search(lines):
+                self._note(lines)
+            if self._strip and _NO_CHOICE.search(events):
+                return _stripped(events)
+        return events
 
     @property
     def usage(self) -> Usage | None:
         """What the engine has said up to here; also in a last line without an end."""
-        if b'"usage"' in self._rest:
-            self._look(self._rest)
+        for lines in (self._latest, self._rest):
+            if b'"usage"' in lines:
+                self._look(lines)
+        self._latest = b""
         return self._tally.usage
 
     def _whole_lines(self, events: bytes) -> bytes:
+        if not self._rest and events.endswith(b"\n"):
+            return events
         events = self._rest + events
         end = max(events.rfind(b"\n"), events.rfind(b"\r")) + 1
         self._rest = events[end:][-REST_MAX:]
         return events[:end]
 
-    def _look(self, events: bytes) -> None:
-        for match in _LINE.finditer(events):
+    def _note(self, lines: bytes) -> None:
+        """The first is looked at (`/v1/messages` says the prompt there), of the others only the last, once it is."""
+        if self._tally.found:
+            self._latest = lines
+        else:
+            self._look(lines)
+
+    def _look(self, lines: bytes) -> None:
+        for match in _LINE.finditer(lines):
             line = match[0]
             if b'"usage"' in line:
-                for key in reversed(list(_KEY.finditer(line))[-TRIES:]):
+                for key in _last_keys(line):
                     if self._tally.look(line, key, _closed_after, (1, 2)):  # 2: in `response`, or in `message`
                         break
+
+
+def _stripped(events: bytes) -> bytes:
+    """Without the events that say a usage and have no choice."""
+    passed: list[bytes] = []
+    begun = 0
+    for end in (*(blank.end() for blank in _EMPTY_LINE.finditer(events)), len(events)):
+        event = events[begun:end]
+        begun = end
+        said = _chunk_in(event) if _NO_CHOICE.search(event) else None
+        if said is None or not isinstance(said.get("usage"), dict):
+            passed.append(event)
+        elif passed:
+            passed[-1] = _with_members_of(said, passed[-1])
+    return b"".join(passed)
+
+
+def _with_members_of(said: dict[str, object], event: bytes) -> bytes:
+    """The event before, with what the engine would have said in it, had nobody asked for the usage."""
+    before = _chunk_in(event)
+    if before is None or not before.get("choices"):
+        return event
+    moved = {name: value for name, value in said.items() if name != "usage" and name not in before}
+    if not moved:
+        return event
+    members = json.dumps(moved, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")[1:-1]
+    at = event.rindex(b"}")
+    return b"%b,%b%b" % (event[:at], members, event[at:])
+
+
+def _chunk_in(event: bytes) -> dict[str, object] | None:
+    """The JSON of an event that is one line; None for any other."""
+    lines = [line for line in event.splitlines() if line.startswith(b"data:")]
+    try:
+        chunk = json.loads(lines[0][5:]) if len(lines) == 1 else None
+    except (ValueError, RecursionError):
+        return None  # not all of it, or no JSON: not ours to judge
+    return chunk if isinstance(chunk, dict) else None
 
 
 class _Tally:
@@ -130,9 +211,10 @@ class _Tally:
             said, length = _decode(text[key.end() : key.end() + OBJECT_MAX].decode("latin-1"))
         except (ValueError, RecursionError):
             return False  # cut off, or nothing that an engine writes
-        return depth_of(text, key.start(), key.end() + length) in depths and self._add(said)
+        return depth_of(text, key.start(), key.end() + length) in depths and self.add(said)
 
-    def _add(self, said: dict[str, object]) -> bool:
+    def add(self, said: dict[str, object]) -> bool:
+        """Whether it is an engine's, with counts that can be believed."""
         prompt, completion = _count(said, "prompt_tokens"), _count(said, "completion_tokens")
         if prompt is None and (prompt := _count(said, "input_tokens")) is not None:
             prompt += _count(said, "cache_read_input_tokens") or 0
@@ -152,6 +234,15 @@ class _Tally:
 def _count(said: dict[str, object], name: str) -> int | None:
     value = said.get(name)
     return value if type(value) is int and 0 <= value < MOST else None
+
+
+def _last_keys(text: bytes) -> Iterator[re.Match[bytes]]:
+    """From the end of the text on."""
+    place, tries = len(text), TRIES
+    while tries and (place := text.rfind(b'"usage"', 0, place)) >= 0:
+        if key := _KEY.match(text, place):
+            tries -= 1
+            yield key
 
 
 _Depth = Callable[[bytes, int, int], int]

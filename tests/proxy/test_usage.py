@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy.usage import REST_MAX, TRIES, Usage, UsageWatch, usage_in
+from gateway.proxy.usage import REST_MAX, TRIES, Usage, UsageWatch, usage_in, usage_of
+from tests.proxy.conftest import Ask
 
 CHAT = {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46}
 SAID = Usage(12, 34)
@@ -237,6 +238,180 @@ def test_the_same_holds_for_an_answer_in_one_piece(text: str, value: Any, first:
     answer = compact(usage | content if first else content | usage)
     found = usage_in(answer)
     assert found == (SAID if says else None) or (found is None and answer.count(b'"usage"') > TRIES)
+
+
+def test_of_many_only_the_first_and_the_last_are_looked_at_and_that_is_enough() -> None:
+    """`/v1/messages` says the prompt in the first; vLLM's continuous_usage_stats says all in each."""
+    begin, *_, last = MESSAGES_STREAM
+    between = [event({"type": "message_delta", "usage": {"output_tokens": n}}) for n in range(35)]
+    assert watched(begin, *between, last) == SAID
+    watch = UsageWatch()
+    for each in (begin, *between):
+        watch.feed(each)
+    assert watch.usage == SAID
+    watch.feed(event({"type": "message_delta", "usage": {"output_tokens": 40}}))
+    assert watch.usage == Usage(12, 40)
+
+
+def test_a_usage_that_was_parsed_already() -> None:
+    assert usage_of(CHAT) == SAID
+    assert usage_of(None) is usage_of({}) is usage_of([1]) is usage_of({"prompt_tokens": "1"}) is None
+
+
+# -- what the caller did not ask for ----------------------------------------------------------
+
+
+def stripped(*reads: bytes) -> bytes:
+    """What passes, of a stream whose usage is counted all the same."""
+    watch = UsageWatch(strip=True)
+    passed = b"".join(map(watch.feed, reads))
+    assert watch.usage == watched(*reads)
+    return passed
+
+
+def choice(text: str = "word", **more: object) -> bytes:
+    return event({"id": "1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}], **more})
+
+
+USAGE = event({"id": "1", "choices": [], "usage": CHAT})
+DONE = b"data: [DONE]\n\n"
+
+
+def test_without_the_flag_everything_passes_as_the_same_bytes() -> None:
+    watch = UsageWatch()
+    for read in (choice(), USAGE, DONE, b"data: {", b""):
+        assert watch.feed(read) is read
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_the_event_that_only_the_gateway_asked_for_does_not_pass(end: bytes) -> None:
+    reads = [read.replace(b"\n", end) for read in (choice(), choice(), USAGE, DONE)]
+    without = b"".join((*reads[:2], reads[3]))
+    assert stripped(*reads) == without
+    assert stripped(b"".join(reads)) == without
+    assert stripped(reads[0], reads[1] + reads[2], reads[3]) == without
+
+
+def test_it_does_not_pass_as_the_last_one_without_an_empty_line_either() -> None:
+    assert stripped(choice(), USAGE.rstrip()) == choice()
+
+
+def test_one_that_says_more_or_is_written_in_another_way_does_not_pass() -> None:
+    """llama-server sends one for each choice; vLLM leaves out what is null."""
+    for other in (
+        event({"usage": CHAT, "choices": []}),
+        event({"choices": None, "usage": CHAT, "object": "x"}),
+        b"data:"
+        + json.dumps({"choices": [], "usage": CHAT}, indent=None, separators=(" , ", " : ")).encode()
+        + b"\n\n",
+        b": a comment\n" + USAGE,
+        b"event: chunk\nid: 7\n" + USAGE,
+    ):
+        assert stripped(choice(), other, choice(), other, DONE) == choice() + choice() + DONE
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        choice(usage=None),
+        choice(usage=CHAT),
+        event({"choices": [], "prompt_filter_results": []}),
+        event({"choices": [], "usage": None, "prompt_filter_results": []}),
+        event({"choices": [], "timings": {"usage": CHAT}}),
+        event({"usage": CHAT}),
+        choice('{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'),
+        b": " + compact({"choices": [], "usage": CHAT}) + b"\n\n",
+        b'data: {"choices":[],\ndata: "usage":{}}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":1}\n\n',
+    ],
+    ids=[
+        "null in each",
+        "in an event with a choice",
+        "Azure's first",
+        "Azure's first, with a null",
+        "elsewhere",
+        "no choices at all",
+        "in a text",
+        "in a comment",
+        "in two lines",
+        "no JSON",
+    ],
+)
+def test_everything_else_passes_as_it_is(said: bytes) -> None:
+    assert stripped(said) == said
+    assert stripped(choice(), said, DONE) == choice() + said + DONE
+    assert stripped(choice() + said + DONE) == choice() + said + DONE
+
+
+def test_a_piece_of_an_event_passes_as_it_is() -> None:
+    """One longer than what is kept of an unfinished one."""
+    long = choice("word " * 50_000, usage=CHAT)
+    assert stripped(*(long[at : at + 65536] for at in range(0, len(long), 65536)), USAGE, DONE) == long + DONE
+
+
+LAST = b'"created":1,"id":"chatcmpl-n","model":"demo.gguf","system_fingerprint":"b1","object":"chat.completion.chunk"'
+TIMINGS = (
+    b'"timings":{"cache_n":23,"prompt_n":1,"prompt_ms":0.235,"predicted_n":8,"predicted_per_second":8894.536213468868}'
+)
+
+
+def test_what_llama_server_says_elsewhere_when_it_is_asked_is_put_back() -> None:
+    """`timings` stand in the last event with a choice, and in that with the usage where one is asked for."""
+    last = b'data: {"choices":[{"finish_reason":"length","index":0,"delta":{}}],' + LAST
+    counts = b'"usage":{"completion_tokens":8,"prompt_tokens":24,"prompt_tokens_details":{"cached_tokens":23}}'
+    asked = last + b'}\n\ndata: {"choices":[],' + LAST + b"," + counts + b"," + TIMINGS + b"}\n\n" + DONE
+    assert stripped(choice(), asked) == choice() + last + b"," + TIMINGS + b"}\n\n" + DONE
+
+
+def test_it_is_put_back_only_where_it_can_be() -> None:
+    usage = event({"id": "1", "choices": [], "usage": CHAT, "timings": {"n": 1}})
+    assert stripped(choice(), usage, DONE) == choice() + DONE
+    assert stripped(choice(timings=1) + usage) == choice(timings=1)
+    assert stripped(b": loading\n\n" + usage) == b": loading\n\n"
+    assert stripped(b"data: half}\n\n" + usage) == b"data: half}\n\n"
+
+
+@given(st.lists(writing, max_size=5), st.data())
+def test_a_stream_passes_as_it_would_have_come_unasked_whatever_the_model_writes(
+    texts: list[str], data: st.DataObject
+) -> None:
+    """Cut between events, as they come."""
+    said = [choice(text, usage=None) if data.draw(st.booleans()) else choice(text) for text in texts]
+    asked = [*said, USAGE, DONE]
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(asked)))) | {len(asked)})
+    reads = [b"".join(asked[begin:end]) for begin, end in zip([0, *cuts], cuts, strict=False)]
+    assert stripped(*reads) == b"".join(said) + DONE
+
+
+def same_but_for(stream: bytes) -> list[Any]:
+    """The events, without what differs from one request to the next."""
+    lines = stream.decode().split("\n\n")
+    said = [json.loads(line.removeprefix("data: ")) for line in lines if line not in ("", "data: [DONE]")]
+    for each in said:
+        each["id"] = each["created"] = 0
+        if "timings" in each:
+            each["timings"] = dict.fromkeys(each["timings"], 0)
+        if each.get("usage"):
+            each["usage"].pop("prompt_tokens_details", None)
+    return said + lines[-2:]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
+        ("/v1/completions", {"prompt": "Once"}),
+    ],
+    ids=["chat", "completion"],
+)
+async def test_a_real_engines_stream_passes_as_if_nobody_had_asked(ask: Ask, path: str, body: dict[str, Any]) -> None:
+    body = {**body, "seed": 1, "max_tokens": 8, "stream": True}
+    unasked = await ask(path, body)
+    asked = await ask(path, {**body, "stream_options": {"include_usage": True}})
+    assert same_but_for(stripped(asked)) == same_but_for(unasked)
+    said = watched(asked)
+    assert said is not None and said.completion == 8
 
 
 def test_its_repr_tells_what_it_knows() -> None:
