@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh)
 
-.PHONY: run test check format test-llama-server image-test test-browser bench bench-quick
+.PHONY: run test check format fuzz test-llama-server image-test test-browser bench bench-quick
 
 run:
 	@./start.sh
@@ -23,6 +23,10 @@ check: $(PY)
 format:
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+# Any bytes at the reader of engines' answers, for ten minutes (or SECONDS=60); what was found is kept for the next time.
+fuzz: $(PY)
+	@$(PY) -m tests.fuzz.answers --seconds $(or $(SECONDS),600) --keep build/fuzz
 
 # The engine tests against llama.cpp's own server too. Builds it once per version, six minutes, outside the tree.
 test-llama-server: $(PY)

@@ -13,9 +13,10 @@ leaves a choice, this is ours:
 - A coding other than `chunked` is framed as 6.3 says: `gzip, chunked` by its chunks, one that does not end in
   `chunked` by the connection's end. Its head can be read; whether such a body is wanted is for the caller to say.
 - A line ends in CR LF. LF alone, folded lines, control characters other than TAB, space before a colon: refused.
-- Empty lines before an answer are skipped, a few; behind one they are surplus and harmless. Any other byte behind the
-  end that cannot begin an answer makes the answer before it doubtful: Malformed, even if all of it was there.
-- Interim answers (1xx) are skipped, a few; 101 is refused, because nobody asked to upgrade.
+- Interim answers (1xx) are skipped, a few; 101 is refused, because nobody asked to upgrade. So are empty lines before
+  an answer: some servers send one too many behind the answer before.
+- Behind an answer empty lines, and what may begin another, are surplus and harmless. Any other byte there makes the
+  answer before it doubtful: Malformed, even if all of it was there.
 - Chunk extensions and trailers are checked for their form and dropped (7.1.1, 7.1.2).
 - Answers to HEAD, 204 and 304 have no body, whatever their head says (6.3).
 """
@@ -33,11 +34,8 @@ HEAD_MAX: Final = 64 * 1024
 
 HEADERS_MAX: Final = 128
 
-INTERIM_MAX: Final = 8
-"""Answers of 1xx before the one that counts."""
-
-EMPTY_LINES_MAX: Final = 4
-"""Empty lines before an answer: some servers send one too many behind the answer before."""
+SKIPPED_MAX: Final = 8
+"""Interim answers and empty lines before the answer that counts, together."""
 
 LENGTH_DIGITS: Final = 18
 
@@ -120,14 +118,11 @@ class AnswerParser:
     """One answer's."""
 
     __slots__ = (
-        "_empty_lines",
         "_held",
-        "_interims",
         "_left",
         "_method",
         "_phase",
-        "_trailers",
-        "_trailers_size",
+        "_skipped",
         "done",
         "head",
         "surplus",
@@ -146,8 +141,8 @@ class AnswerParser:
         self._method = method
         self._phase = _HEAD
         self._held = bytearray()  # part of a head, of a line, of a line end
-        self._left = 0  # bytes of the body, or of a chunk, to come
-        self._interims = self._empty_lines = self._trailers = self._trailers_size = 0
+        self._left = 0  # bytes of the body, or of a chunk, to come; that trailers may take
+        self._skipped = 0
 
     def __repr__(self) -> str:
         left = f", {self._left} bytes" if self._left else ""
@@ -199,9 +194,7 @@ class AnswerParser:
             head = _read_head(source[:end].decode("latin-1"), self._method)
             if head is not None:
                 break
-            self._interims += 1
-            if self._interims > INTERIM_MAX:
-                raise Malformed("There are too many interim answers.")
+            self._skip()
             source, searched = source[end:], 0
         if self._held:
             source = bytes(source)
@@ -222,14 +215,17 @@ class AnswerParser:
 
     def _skip_empty_lines(self, source: bytes | bytearray) -> bytes | bytearray:
         while source.startswith(b"\r\n"):
-            self._empty_lines += 1
-            if self._empty_lines > EMPTY_LINES_MAX:
-                raise Malformed("There are too many empty lines before the answer.")
+            self._skip()
             source = source[2:]
         # Said at once: whoever speaks something else may wait for us to speak.
         if source != b"\r" and not _BEGINNING.startswith(source[: len(_BEGINNING)]):
             raise Malformed("The answer does not begin as one of HTTP/1.")
         return source
+
+    def _skip(self) -> None:
+        self._skipped += 1
+        if self._skipped > SKIPPED_MAX:
+            raise Malformed("Too much comes before the answer.")
 
     def _hold_head(self, source: bytes | bytearray, searched: int) -> bytes:
         if len(source) >= HEAD_MAX:
@@ -294,7 +290,7 @@ class AnswerParser:
         return at
 
     def _begin_chunk(self, size: int) -> None:
-        self._left = size
+        self._left = size or HEAD_MAX
         self._phase = _CHUNK if size else _TRAILERS
 
     def _take_chunk_end(self, data: bytes, at: int) -> int:
@@ -314,11 +310,11 @@ class AnswerParser:
         if line is None:
             return at
         if not line:
+            self._left = 0
             self._end()
             return at
-        self._trailers += 1
-        self._trailers_size += len(line) + 2
-        if self._trailers > HEADERS_MAX or self._trailers_size > HEAD_MAX:
+        self._left -= len(line) + 2
+        if self._left < 0:
             raise Malformed("There are too many trailers.")
         if _TRAILER(line) is None:
             raise Malformed("A trailer is none.")
