@@ -280,8 +280,8 @@ need() { # WHAT-FOR PACKAGE…: installs them as root, or says what to type
 
 # --- Python -----------------------------------------------------------------------------------------------------------------
 
-# One line per usable Python: how good it is, and where. PGO makes requests 15 % cheaper: most distributions build with
-# it (theirs lie under /usr; Debian's own build log has it, its configure arguments do not), pyenv by default does not.
+# One line per usable Python: how good it is, and where. PGO makes requests 15 % cheaper; the doctor and this go by the
+# same file. One that does not say comes between those that have it and those that do not.
 probe_python='
 import sys
 if sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info[:2] <= (3, 14):
@@ -289,7 +289,9 @@ if sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info[:2] <
 import os, sysconfig
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
     sys.exit(1)
-pgo = sys.base_prefix == "/usr" or "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+sys.path.append(sys.argv[1])
+from pgo import has_pgo
+pgo = {True: 2, None: 1, False: 0}[has_pgo(sysconfig.get_config_vars())]
 try:
     import ensurepip, venv
     usable = 1
@@ -298,12 +300,14 @@ except ImportError:
 print(usable * 1000 + pgo * 100 + sys.version_info[1], os.path.realpath(sys._base_executable))
 '
 
-find_python() { # the best there is: $base_python, and its $score (below 1000: it has no venv)
+# The best there is on PATH: $base_python, and its $score (below 1000: it has no venv). With PGO comes before newer: a
+# newer one costs as much per request, within the noise.
+find_python() {
   local name path found
   base_python='' score=0
   for name in python3 python3.14 python3.13 python3.12 python3.11; do
     while IFS= read -r path; do
-      found=$("$path" -I -c "$probe_python" 2>/dev/null) || continue
+      found=$("$path" -I -B -c "$probe_python" "$root/gateway/doctor" 2>/dev/null) || continue
       if ((${found%% *} > score)); then score=${found%% *} base_python=${found#* }; fi
     done < <(type -aP "$name")
   done

@@ -74,9 +74,6 @@ class Table:
     def home(self) -> Path | None:
         return Path("/home/me")
 
-    def has_pgo(self) -> bool:
-        return True
-
 
 DOCKER = frozenset({"/.dockerenv"})
 
@@ -511,7 +508,6 @@ def test_this_machine_answers_every_question() -> None:
     assert around.host_name
     assert around.mount_of(Path("/proc")) is not None
     assert around.checkout == Path(__file__).resolve().parent.parent
-    assert around.has_pgo in (True, False)
     assert around.platform in repr(around)
 
 

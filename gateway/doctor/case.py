@@ -236,6 +236,8 @@ class Facts:
     certificate: CertificateSeen = CertificateSeen()
     python: Version = (3, 13, 0)
     python_optimized: bool = False
+    python_pgo: bool | None = True
+    """None: it does not say."""
     aiohttp: str = "3.14.5"
     aiohttp_compiled: bool = True
     uvloop: bool = True

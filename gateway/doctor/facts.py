@@ -17,6 +17,7 @@ import shutil
 import socket
 import ssl
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -45,6 +46,7 @@ from gateway.doctor.case import (
     Request,
     Version,
 )
+from gateway.doctor.pgo import has_pgo
 from gateway.doctor.sockets import Answer
 from gateway.doctor.storage import HANGS_AFTER
 from gateway.providers.local import models
@@ -128,6 +130,7 @@ def gather(
         run_folders=any(os.access(place, os.W_OK) for place in _run_places()),
         python=tuple(sys.version_info[:3]),
         python_optimized=sys.flags.optimize > 0,
+        python_pgo=has_pgo(sysconfig.get_config_vars()),
         aiohttp=_version("aiohttp"),
         aiohttp_compiled=_aiohttp_is_compiled(),
         uvloop=importlib.util.find_spec("uvloop") is not None,

@@ -53,7 +53,7 @@ def _python(case: Case) -> Iterator[Finding]:
         yield found("python-unsupported", version=_dotted(facts.python))
     if facts.python_optimized:
         yield found("python-optimized")
-    if not case.around.has_pgo:
+    if facts.python_pgo is False:
         yield found("python-without-pgo")
 
 

@@ -52,8 +52,12 @@ def test_a_python_that_is_not_supported(version: tuple[int, ...]) -> None:
     assert only(check(case(Facts(python=version))), "python-unsupported").level is BREAKS
 
 
+def test_a_python_that_does_not_say_how_it_was_built_is_not_called_slow() -> None:
+    assert codes(check(case(Facts(python_pgo=None)))) == []
+
+
 def test_what_makes_python_slower_or_less_sure() -> None:
-    assert only(check(case(around=replace(PLAIN, has_pgo=False))), "python-without-pgo").level is NOTE
+    assert only(check(case(Facts(python_pgo=False))), "python-without-pgo").level is NOTE
     assert only(check(case(Facts(uvloop=False))), "uvloop-missing").level is NOTE
     assert only(check(case(Facts(python_optimized=True))), "python-optimized").level is DOUBTFUL
 

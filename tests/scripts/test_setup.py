@@ -7,20 +7,25 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+
+from gateway.doctor.pgo import has_pgo
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def bash(tmp_path):
-    """Runs lines of bash after setup.sh has been sourced for a checkout of two files; gives what they print."""
+    """Runs lines of bash after setup.sh has been sourced for a checkout of a few files; gives what they print."""
     root = tmp_path / "checkout"
     (root / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts" / "setup.sh", root / "scripts")
     shutil.copy(ROOT / "constraints.txt", root)
+    (root / "gateway" / "doctor").mkdir(parents=True)
+    shutil.copy(ROOT / "gateway" / "doctor" / "pgo.py", root / "gateway" / "doctor")
     (root / "pyproject.toml").write_text('[project]\nname = "wakegate"\n')
     (root / "bin").mkdir()
 
@@ -291,10 +296,20 @@ def test_a_python_built_with_pgo_is_preferred_then_the_newest(bash):
         tool(bash.root, name, f'echo "{score} /fake/{name}"')
 
     fake("python3", 1011)
-    fake("python3.14", 1014)
-    fake("python3.12", 1112)
-    fake("python3.13", 113)  # PGO, but without venv
+    fake("python3.14", 1114)  # does not say
+    fake("python3.12", 1212)
+    fake("python3.13", 213)  # PGO, but without venv
     assert bash("find_python; echo $base_python", PATH=f"{bash.root}/bin") == "/fake/python3.12"
+
+
+def test_a_python_is_asked_how_it_was_built_where_nothing_is_installed(bash):
+    """Without a venv, without packages: the score that it gets is the one that its build deserves."""
+    real = shutil.which(sys._base_executable)
+    tool(bash.root, "python3", f'exec {real} "$@"')
+    score = int(bash("find_python; echo $score", PATH=f"{bash.root}/bin"))
+    assert score % 100 == sys.version_info[1]
+    assert score // 100 % 10 == {True: 2, None: 1, False: 0}[has_pgo(sysconfig.get_config_vars())]
+    assert not list((bash.root / "gateway").rglob("__pycache__")), "it leaves nothing behind"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root installs anything")

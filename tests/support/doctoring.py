@@ -12,7 +12,7 @@ from gateway.providers.local.model_files import Model
 from gateway.surroundings import Surroundings, settle
 
 GIB = 1024**3
-PLAIN = Surroundings(open_files=65536, cwd=Path("/srv"), home=Path("/home/me"), memory=64 * GIB, has_pgo=True)
+PLAIN = Surroundings(open_files=65536, cwd=Path("/srv"), home=Path("/home/me"), memory=64 * GIB)
 SERVERLESS = Surroundings(
     platform="runpod-serverless",
     in_container=True,
@@ -20,11 +20,8 @@ SERVERLESS = Surroundings(
     memory=64 * GIB,
     endpoint_id="ep42",
     volumes=(Path("/runpod-volume"),),
-    has_pgo=True,
 )
-POD = Surroundings(
-    platform="runpod-pod", in_container=True, open_files=65536, memory=64 * GIB, pod_id="abc123", has_pgo=True
-)
+POD = Surroundings(platform="runpod-pod", in_container=True, open_files=65536, memory=64 * GIB, pod_id="abc123")
 VAST = Surroundings(
     platform="vast",
     in_container=True,
@@ -32,7 +29,6 @@ VAST = Surroundings(
     memory=64 * GIB,
     public_ip="203.0.113.7",
     public_ports=((8000, 33526),),
-    has_pgo=True,
 )
 KEY = "sk-0123456789abcdef-test"
 
