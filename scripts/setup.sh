@@ -450,6 +450,8 @@ set_up() { # EXTRA-OR-GROUP…: everything named is installed; what was there be
   done
   show "Installing packages" pip_line pip install --progress-bar off -c "$root/constraints.txt" \
     --build-constraint "$root/constraints.txt" "${options[@]}" -e "$root${extras_list:+[$extras_list]}"
+  # pip does that for packages, and for a checkout nobody does: the first start would take a fifth of a second longer.
+  "$venv/bin/python" -m compileall -q "$root/gateway" "$root/health" >>"$log" 2>&1
   wanted_files
   printf '%s\n%s\n%s\n%s\n%s' "$base_python" "$root" "$hint" "$wanted" "$REPLY" >"$stamp.new" && mv -f "$stamp.new" "$stamp"
   close_log
