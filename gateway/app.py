@@ -104,7 +104,9 @@ class Gateway:
         )
         self.conductor = self._make_conductor()
         self.quotas = assembly.make_quotas(settings, boot, now=self._loop.time())
-        self._bodies = assembly.make_bodies(settings, on_repair=self.metrics.surrogates.inc)
+        self._bodies = assembly.make_bodies(
+            settings, gather=self.provider.profile.cuts_silence, on_repair=self.metrics.surrogates.inc
+        )
         self._upstreams = Upstreams(lambda endpoint: Upstream(endpoint, self._upstream_limits()))
         self._gate = self._make_gate()
         self._scrape = Scrape(self.conductor, self._upstreams, self.metrics)
@@ -183,6 +185,7 @@ class Gateway:
             answer=s.answer_timeout,
             gap=s.stream_idle_timeout,
             heartbeat=s.heartbeat_interval,
+            size=s.max_response_size,
         )
 
     def _make_certificate(self) -> Certificate | None:
@@ -229,6 +232,8 @@ class Gateway:
             ),
             strict_models=s.model_check == "strict",
             write_timeout=s.write_timeout,
+            max_seconds=s.max_request_seconds,
+            counts_tokens=s.count_tokens,
             on_end=self._ended,
             is_short_of_memory=self._is_short_of_memory,
         )

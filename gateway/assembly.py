@@ -150,11 +150,14 @@ def make_logs(settings: Settings, boot: Boot, redact: Callable[[str], str]) -> L
     return Logs(plan, formats=formats, redact=redact)
 
 
-def make_bodies(settings: Settings, *, on_repair: Callable[[int], None]) -> Bodies:
+def make_bodies(settings: Settings, *, gather: bool = False, on_repair: Callable[[int], None]) -> Bodies:
+    """`gather`: whether the engine is asked for a stream where a caller asked for none."""
     rules = Rules(
         refused=refused_fields(",".join(settings.refuse_fields)),
         media_hosts=settings.media_hosts,
         media_fetch=settings.media_fetch,
+        count_tokens=settings.count_tokens,
+        gather=gather,
     )
     media = MediaFetcher() if settings.media_fetch else None
     return Bodies(BodyLimits(size=settings.max_request_body_size), Checker(rules), media=media, on_repair=on_repair)

@@ -270,6 +270,12 @@ class Settings(BaseModel):
     answer_timeout: Seconds = _limits(3600.0, "The longest wait for an answer that does not stream.")
     stream_idle_timeout: Seconds = _limits(600.0, "The longest silence of the engine in the middle of a stream.")
     write_timeout: Seconds = _limits(60.0, "A caller who reads nothing for this long is dropped.")
+    max_request_seconds: Annotated[float | None, kinds.SPAN_OR_OFF] = _limits(
+        None, "The longest that one request may take in all, its wait for the engine and its whole stream included."
+    )
+    max_response_size: Annotated[int | None, kinds.SIZE_OR_OFF] = _limits(
+        None, "The largest answer of the engine that is not a stream."
+    )
     media_hosts: Annotated[tuple[str, ...], kinds.MEDIA_HOSTS] = _limits(
         (), "Hosts that `https:` media in a request may come from; `data:` always passes."
     )
@@ -325,6 +331,11 @@ class Settings(BaseModel):
 
     hourly_price: Annotated[int | None, kinds.MONEY] = _money(
         None, "Dollars that an hour of the running engine costs: what `monthly_spend` of a key is counted by."
+    )
+    count_tokens: Switch = _money(
+        False,
+        "Whether the engine is asked to count the tokens of each stream (`stream_options.include_usage`), for limits, "
+        "metrics and log lines; who did not ask for the count does not see it.",
     )
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())

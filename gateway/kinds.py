@@ -132,6 +132,14 @@ def spell_size(size: int) -> str:
     return str(size)
 
 
+def _size_or_off(text: str) -> int | None:
+    if text.lower() in _NEVER:
+        return None
+    if (size := parse_size(text)) == 0:
+        raise ValueError("zero would end everything at once")
+    return size
+
+
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
@@ -391,6 +399,18 @@ SPAN_OR_AUTO = Kind(
     "auto, 0, seconds, or such as 90s, 2m",
     _span(zero=True, words=("auto",)),
     lambda v: "auto" if v is None else spell_duration(v),
+)
+SPAN_OR_OFF = Kind(
+    "a time above zero",
+    "off, seconds, or such as 90s, 10m, 2h",
+    _span(zero=False, words=_NEVER),
+    lambda v: "off" if v is None else spell_duration(v),
+)
+SIZE_OR_OFF = Kind(
+    "a size above zero",
+    "off, bytes, or such as 10M, 512KiB, 30MiB, 2GiB",
+    _size_or_off,
+    lambda v: "off" if v is None else spell_size(v),
 )
 TEXT = Kind("a text", "printable characters", _text)
 SECRET = Kind("a key", "printable characters without spaces", _secret, lambda _: "…", hidden=True)

@@ -86,6 +86,7 @@ def test_defaults_are_those_of_the_interface() -> None:
     assert s.max_request_body_size == 30 * 1024**2
     assert (s.connect_timeout, s.first_byte_timeout, s.answer_timeout) == (10, 900, 3600)
     assert (s.stream_idle_timeout, s.write_timeout) == (600, 60)
+    assert (s.max_request_seconds, s.max_response_size, s.count_tokens) == (None, None, False)
     assert (s.auth_enabled, s.metrics_auth_enabled, s.allow_plain_http) == (None, None, False)
 
 
@@ -107,6 +108,8 @@ EXAMPLES = {
     kinds.SPAN_OR_ZERO: "77",
     kinds.SPAN_OR_NEVER: "77",
     kinds.SPAN_OR_AUTO: "77",
+    kinds.SPAN_OR_OFF: "77",
+    kinds.SIZE_OR_OFF: "3MiB",
     kinds.PORT: "7777",
     kinds.COUNT: "77",
     kinds.COUNT_OR_ZERO: "77",

@@ -100,6 +100,9 @@ class Profile:
     starts: bool = True
     """Whether there is something to start and stop; False for something that already runs."""
     can_rest: bool = False
+    cuts_silence: bool = False
+    """Whether what stands between us and it cuts an answer that says nothing for a while, as RunPod's proxy of pods
+    does after 100 s: then it is asked for a stream where the caller asked for none."""
 
 
 class Journal(Protocol):

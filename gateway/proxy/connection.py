@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         "_over",
         "_parser",
         "_paused",
+        "_poller",
         "_sent",
         "_sent_before",
         "_take",
@@ -86,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._answered = False
         self._is_sent = True
         self._paused = False
+        self._poller: select.poll | None = None
         self.is_lost = False
         self.was_unread = False
         """Lost, and the engine cannot have read the request: it may be sent again (`_is_unread`)."""
@@ -236,9 +238,10 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if self.ended_at is not None or transport is None or self.is_lost or transport.is_closing():
             return False
-        poller = select.poll()
-        poller.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
-        if not poller.poll(0):
+        if self._poller is None:
+            self._poller = select.poll()
+            self._poller.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        if not self._poller.poll(0):
             return True
         self.ended_at = self._clock()
         return False

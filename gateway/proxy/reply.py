@@ -14,7 +14,7 @@ import asyncio
 import enum
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -43,19 +43,21 @@ class Phase(enum.Enum):
     ENDED = "ended"
 
 
-def head_bytes(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+
+
+def _status_line(status: int) -> str:
+    return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
+
+
+def head_bytes(status: int, headers: Collection[tuple[str, str]]) -> bytes:
     """A status line and headers. The reason phrase is ours: a backend's never passes (header splitting)."""
-    try:
-        reason = HTTPStatus(status).phrase
-    except ValueError:
-        reason = "Unknown"
-    lines = [f"HTTP/1.1 {status} {reason}"]
-    for name, value in headers:
-        if _ENDS_A_LINE.search(value) or _ENDS_A_LINE.search(name):
-            continue  # a header that would end the head early is not worth its value
-        lines.append(f"{name}: {value}")
-    lines.append("\r\n")
-    return "\r\n".join(lines).encode("utf-8", "replace")
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    text = "".join(lines)
+    if not (text.count("\r") == text.count("\n") == len(lines)) or "\0" in text:
+        # A header that would end the head early is not worth its value.
+        text = "".join(f"{name}: {value}\r\n" for name, value in headers if not _ENDS_A_LINE.search(f"{name}{value}"))
+    return f"{_status_line(status)}{text}\r\n".encode("utf-8", "replace")
 
 
 class Answer:
@@ -114,46 +116,48 @@ def common_headers(keep_alive: bool, request: web.BaseRequest) -> list[tuple[str
 class Reply:
     """What one caller hears. Made when its head was read, ended exactly once."""
 
+    # What most replies never change stands here, and costs an idle stream nothing.
+    streams = False
+    """Whether the caller asked for an event stream: only then may it be committed before the engine answers."""
+    status = 0
+    bytes_sent = 0
+    """Of the body, heartbeats and events of our own included; without the framing."""
+    first_byte_at: float | None = None
+    """Loop time of the answer's first byte; the company that a waiting stream is kept is none."""
+    first_token_at: float | None = None
+    """Loop time of the first event that says something."""
+    longest_gap = 0.0
+    """Seconds between two reads of a stream."""
+    events = 0
+    """Of the engine's, passed on: about as many as tokens, where it does not count them itself."""
+    refused: Refusal | None = None
+    next_sequence = 0
+    """The number of an event of our own after what was passed on (`/v1/responses` counts its events)."""
+    extra: tuple[tuple[str, str], ...] = ()
+    """Headers of every answer to this caller, errors included: what a browser asks for, what is left of a limit."""
+    usage: Usage | None = None
+    """Tokens that the engine says it read and wrote for this answer."""
+    _phase = Phase.OPEN
+    _is_event_stream = False
+    _frames = False
+    """Whether what is said is put into chunks: decided with the head."""
+    _declared: int | None = None
+    _unsent = b""
+    """The head of an answer whose first bytes may go with it."""
+
     def __init__(self, request: web.BaseRequest, dialect: Dialect, *, request_id: str, write_timeout: float) -> None:
         self.request_id = request_id
         self.dialect = dialect
-        self.streams = False
-        """Whether the caller asked for an event stream: only then may it be committed before the engine answers."""
-        self.status = 0
         self.keep_alive = bool(request.keep_alive)
-        self.bytes_sent = 0
-        """Of the body, heartbeats and events of our own included; without the framing."""
-        self.first_byte_at: float | None = None
-        """Loop time of the answer's first byte; the company that a waiting stream is kept is none."""
-        self.first_token_at: float | None = None
-        """Loop time of the first event that says something."""
-        self.longest_gap = 0.0
-        """Seconds between two reads of a stream."""
-        self.events = 0
-        """Of the engine's, passed on: about as many as tokens, where it does not count them itself."""
-        self.refused: Refusal | None = None
-        self.next_sequence = 0
-        """The number of an event of our own after what was passed on (`/v1/responses` counts its events)."""
-        self.extra: tuple[tuple[str, str], ...] = ()
-        """Headers of every answer to this caller, errors included: what a browser asks for, what is left of a limit."""
-        self.usage: Usage | None = None
-        """Tokens that the engine says it read and wrote for this answer."""
         self.timings: dict[str, float] = {}
         """Seconds by phase (line, wake, prefill), told to the caller in Server-Timing."""
-        self._phase = Phase.OPEN
         self._request = request
         self._transport = request.transport  # aiohttp forgets its own when the caller leaves
         self._protocol = request.protocol
         self._chunked = request.version >= HttpVersion11
-        self._is_event_stream = False
         self._bodiless = request.method == "HEAD"
-        self._frames = False
-        """Whether what is said is put into chunks: decided with the head."""
-        self._declared: int | None = None
-        self._unsent = b""
-        """The head of an answer whose first bytes may go with it."""
         self._write_timeout = write_timeout
-        self._loop = asyncio.get_running_loop()
+        self._clock = asyncio.get_running_loop().time
 
     def __repr__(self) -> str:
         return f"<Reply {self.request_id} {self._phase.value} {self.status or '-'} {self.bytes_sent} B>"
@@ -256,7 +260,7 @@ class Reply:
             self._expect(Phase.PIPING)
         if data:
             if self.first_byte_at is None:
-                self.first_byte_at = self._loop.time()
+                self.first_byte_at = self._clock()
             if framed is None or not self._frames:
                 framed = self._framed(data)
             else:
@@ -318,8 +322,8 @@ class Reply:
         head += self.extra
         head.append(("X-Request-Id", self.request_id))
         if self.timings:
-            marks = ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in self.timings.items())
-            head.append(("Server-Timing", marks))
+            marks = [f"{name};dur={seconds * 1000:.1f}" for name, seconds in self.timings.items()]
+            head.append(("Server-Timing", ", ".join(marks)))
         if has_length and self._declared is not None:
             head.append(("Content-Length", str(self._declared)))
         elif has_length and self._chunked:
@@ -351,7 +355,7 @@ class Reply:
 
     def _note_first_byte(self) -> None:
         if self.first_byte_at is None:
-            self.first_byte_at = self._loop.time()
+            self.first_byte_at = self._clock()
 
     async def _write(self, data: bytes) -> None:
         self._send(data)

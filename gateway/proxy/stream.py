@@ -15,6 +15,7 @@ from gateway.errors import Refused, refuse
 from gateway.proxy.connection import Connection
 from gateway.proxy.dialects import StreamWatch, lost_in
 from gateway.proxy.framing import EventCutter
+from gateway.proxy.gathered import Gathered
 from gateway.proxy.reply import Reply
 from gateway.proxy.usage import UsageWatch, usage_in
 
@@ -37,12 +38,13 @@ class EventStream:
         "longest_gap",
     )
 
-    def __init__(self, connection: Connection, reply: Reply, *, choices: int) -> None:
+    def __init__(self, connection: Connection, reply: Reply, *, choices: int, hides_usage: bool = False) -> None:
+        """`hides_usage`: only the gateway asked for the count of tokens, so its caller does not see it."""
         self._connection = connection
         self._reply = reply
         self._cutter = EventCutter()
         self._watch = StreamWatch(reply.dialect, choices=choices)
-        self._usage = UsageWatch()
+        self._usage = UsageWatch(strip=hides_usage)
         self._clock = asyncio.get_running_loop().time
         self.first_event: float | None = None
         """Loop time."""
@@ -73,11 +75,11 @@ class EventStream:
         if not events:
             return
         reply = self._reply
-        self._usage.feed(events)
         if reply.first_token_at is None and _SAYS.search(events):
             reply.first_token_at = self._clock()
         reply.events += events.count(b"data:")
-        if not reply.pass_now(events, framed):
+        shown = self._usage.feed(events)
+        if not reply.pass_now(shown, framed if shown is events else None):
             self._connection.pause()
             self._connection.wake()
 
@@ -104,6 +106,37 @@ class EventStream:
         self._reply.usage = self._usage.usage
         self._reply.longest_gap = self.longest_gap
         self._reply.next_sequence = self._watch.sequence
+
+
+GATHERED_MAX: Final = 64 * 1024 * 1024
+"""Bytes of an answer that is put together here, where MAX_RESPONSE_SIZE says nothing."""
+
+
+class GatheredStream(EventStream):
+    """The events of an answer whose caller asked for no stream: put together, and said at their end."""
+
+    __slots__ = ("_gathered", "_most")
+
+    def __init__(self, connection: Connection, reply: Reply, *, kind: str, choices: int, most: int | None) -> None:
+        """`kind`: what the whole answer is called. `most`: bytes that it may have."""
+        super().__init__(connection, reply, choices=choices)
+        self._gathered = Gathered(kind, choices=choices)
+        self._most = most or GATHERED_MAX
+
+    def _pass(self, events: bytes, framed: bytes | None = None) -> None:
+        if events:
+            self._reply.events += events.count(b"data:")
+            self._gathered.feed(events)
+            if self._gathered.size > self._most:
+                raise too_long(self._most)
+
+    def answer(self) -> bytes:
+        """The JSON of the whole answer. Raises Refused when it is not whole."""
+        return self._gathered.answer()
+
+    def settle(self) -> None:
+        self._reply.usage = self._gathered.usage
+        self._reply.longest_gap = self.longest_gap
 
 
 TAIL: Final = 4096

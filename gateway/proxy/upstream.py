@@ -14,7 +14,8 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from math import inf
+from typing import Final, cast
 
 from yarl import URL
 
@@ -26,7 +27,7 @@ from gateway.proxy.headers import answer_headers, error_from_engine
 from gateway.proxy.http1 import Head, Malformed
 from gateway.proxy.pool import Pool
 from gateway.proxy.reply import Reply
-from gateway.proxy.stream import EventStream, LongAnswer, too_long
+from gateway.proxy.stream import EventStream, GatheredStream, LongAnswer, too_long
 from gateway.proxy.usage import usage_in
 
 ERROR_BODY_MAX: Final = 64 * 1024
@@ -67,6 +68,15 @@ class Call:
     """Content-Length; None with an iterator of unknown length."""
     choices: int = 1
     """How many answers were asked for: a stream has ended properly when each has."""
+    hides_usage: bool = False
+    """Only the gateway asked for the count of tokens in this stream."""
+    gathered: str | None = None
+    """What the whole answer is called, where the engine streams it and the caller asked for no stream."""
+
+    @property
+    def passes_by(self) -> bool:
+        """Whether its body comes while it is sent, so that it can be sent once only."""
+        return hasattr(self.body, "__anext__")
 
     def head(self, start: bytes) -> bytes:
         """As it goes out behind `start`, the lines that every request of its path has."""
@@ -106,7 +116,7 @@ class Upstream:
         then in whatever phase it reached, and takes the refusal. Cancelled (the caller left): the connection to the
         engine is closed, which is how every engine learns to stop working.
         """
-        connection = self._pool.take() if isinstance(call.body, Sequence) else None  # what passes by is sent once only
+        connection = None if call.passes_by else self._pool.take()
         if connection is not None:
             try:
                 await self._exchange(connection, call, reply)
@@ -166,7 +176,10 @@ class Upstream:
                 raise refuse("backend_protocol_error", "The engine's answer is coded in a way that nobody asked for.")
             elif _media_type(head) == "text/event-stream":
                 streamed = True
-                await self._pass_stream(connection, head, reply, call, sent_at)
+                if call.gathered is None:
+                    await self._pass_stream(connection, head, reply, call, sent_at)
+                else:
+                    await self._pass_gathered(connection, head, reply, call, sent_at)
             elif not reply.is_open:
                 raise refuse("backend_protocol_error", "The engine answered a stream with something else.")
             else:
@@ -177,8 +190,8 @@ class Upstream:
     async def _ask(self, connection: Connection, call: Call, reply: Reply) -> Head:
         """Send it, keep the caller company, and come back with the head of the answer."""
         start, body = call.head(self._start(call)), call.body
-        if isinstance(body, Sequence) and (call.length or 0) <= JOINED:
-            connection.ask(call.method, b"".join((start, *body)))
+        if (call.length or 0) <= JOINED and not call.passes_by:
+            connection.ask(call.method, b"".join((start, *cast("Sequence[bytes]", body))))
             return await self._until_head(connection, call, reply)
         connection.ask(call.method, start, more=True)
         feeding = asyncio.ensure_future(_feed(connection, body, chunked=call.length is None))
@@ -232,7 +245,7 @@ class Upstream:
             return failure or Lost("nothing came")
         if connection.head is not None:
             return refuse("backend_lost", "The engine ended in the middle of this answer.")
-        if connection.was_unread and isinstance(call.body, Sequence):
+        if connection.was_unread and not call.passes_by:
             return Unreached("the engine ended before it read this")
         # The connection broke before an answer: the engine may have begun, so this is never sent again.
         return refuse("backend_lost", "The engine closed the connection before it answered.")
@@ -242,7 +255,7 @@ class Upstream:
     async def _pass_stream(self, connection: Connection, head: Head, reply: Reply, call: Call, sent_at: float) -> None:
         """Whole events as they come, until the engine has said everything. An unfinished event is kept, so that an
         error event can always follow; only after one that was too long to keep is a cut all that is left to say."""
-        stream = EventStream(connection, reply, choices=call.choices)
+        stream = EventStream(connection, reply, choices=call.choices, hides_usage=call.hides_usage)
         reply.begin_now(head.status, answer_headers(head.headers), length=None)
         try:
             connection.flow_to(stream.take)
@@ -261,12 +274,35 @@ class Upstream:
             stream.settle()
         await reply.finish()
 
-    async def _keep_time(self, connection: Connection, stream: EventStream, reply: Reply) -> None:
+    async def _pass_gathered(
+        self, connection: Connection, head: Head, reply: Reply, call: Call, sent_at: float
+    ) -> None:
+        """A stream that its caller did not ask for, as the one answer that it would have been."""
+        stream = GatheredStream(
+            connection, reply, kind=call.gathered or "", choices=call.choices, most=self._limits.size
+        )
+        try:
+            connection.flow_to(stream.take)
+            await self._keep_time(connection, stream, reply, deadline=sent_at + self._limits.answer)
+            if connection.failure is not None:
+                raise self._why(connection, call)
+            stream.end()
+            body = stream.answer()
+        finally:
+            stream.settle()
+        headers = [(name, value) for name, value in answer_headers(head.headers) if name.lower() != "content-type"]
+        await reply.answer(head.status, body, headers)
+
+    async def _keep_time(
+        self, connection: Connection, stream: EventStream, reply: Reply, *, deadline: float = inf
+    ) -> None:
         """Until the engine has said everything, or failed: wait for a caller who reads slowly, and say so when the
         engine is silent for too long. While events flow there is nothing to do here."""
         limits = self._limits
         begun = beat = self._clock()
         while not connection.is_over:
+            if self._clock() >= deadline:
+                raise refuse("backend_timeout", f"The engine's answer was not complete after {limits.answer:g} s.")
             if reply.is_behind:
                 await reply.drain()
                 stream.resume()
@@ -283,7 +319,7 @@ class Upstream:
                     await reply.heartbeat("waiting for the engine" if stream.last_event else "working on the prompt")
                 beat = self._clock()
                 continue
-            await connection.news(min(since + limit, beat + limits.heartbeat) - now)
+            await connection.news(min(since + limit, beat + limits.heartbeat, deadline) - now)
 
     async def _pass_whole(self, connection: Connection, head: Head, reply: Reply, call: Call, sent_at: float) -> None:
         """An answer in one piece: small ones are complete before their head goes out."""
@@ -403,9 +439,13 @@ def _media_type(head: Head) -> str:
 
 def _is_plain(head: Head) -> bool:
     """Whether the body is in no coding but chunks: a compressed one, which was not asked for, would pass unlabelled."""
-    content = {value.strip().lower() for value in head.all("content-encoding")}
-    transfer = {value.strip().lower() for value in head.all("transfer-encoding")}
-    return content <= {"", "identity"} and transfer <= {"chunked"}
+    for name, plain in _CODINGS:
+        if head.get(name) is not None and not {value.strip().lower() for value in head.all(name)} <= plain:
+            return False
+    return True
+
+
+_CODINGS: Final = (("content-encoding", {"", "identity"}), ("transfer-encoding", {"chunked"}))
 
 
 def _is_cut(head: Head, body: bytes) -> bool:

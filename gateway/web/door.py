@@ -23,6 +23,7 @@ from gateway.providers.base import Instance
 from gateway.proxy import dialects
 from gateway.proxy.bodies import Bodies
 from gateway.proxy.checker import Body
+from gateway.proxy.gathered import kind_for
 from gateway.proxy.headers import upstream_headers
 from gateway.proxy.reply import CallerLeft, Reply
 from gateway.proxy.upstream import Call, Unreached, Upstreams
@@ -66,7 +67,9 @@ class Patience:
             hold = self.hold_max
         else:
             hold = EDGE_HOLD if self.behind_edge or "CF-Ray" in headers else LONGEST_HOLD
-        said = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout") or ""
+        said = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout")
+        if not said:
+            return hold
         try:
             return min(hold, max(1.0, float(said) - ANSWER_IN))
         except ValueError:
@@ -122,6 +125,8 @@ class Door:
         patience: Patience,
         strict_models: bool,
         write_timeout: float,
+        max_seconds: float | None = None,
+        counts_tokens: bool = False,
         on_end: Callable[[Visit], None],
         is_short_of_memory: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -136,6 +141,10 @@ class Door:
         self._patience = patience
         self._strict_models = strict_models
         self._write_timeout = write_timeout
+        self._max_seconds = max_seconds
+        """That one request may take in all."""
+        self._counts_tokens = counts_tokens
+        """Whether the engine is asked to count tokens for those who did not ask."""
         self._on_end = on_end
         self._is_short_of_memory = is_short_of_memory
         self._clock = asyncio.get_running_loop().time
@@ -243,13 +252,35 @@ class Door:
             try:
                 if body is not None:
                     body = await self._bodies.with_images(body)
-                await self._deliver(request, call, body, reply, visit, arrived)
+                await self._deliver_in_time(request, call, body, reply, visit, arrived)
             finally:
                 self._gate.end(grant, reply, reached_engine=visit.reached_engine)
                 reply.extra = (*extra, *grant.headers)  # a refusal is yet to be said: it shows what was given back
         finally:
             if body is not None:
                 body.close()
+
+    async def _deliver_in_time(
+        self,
+        request: web.BaseRequest,
+        call: Call,
+        body: Body | None,
+        reply: Reply,
+        visit: Visit,
+        arrived: float,
+    ) -> None:
+        """The same within MAX_REQUEST_SECONDS, if there are."""
+        if self._max_seconds is None:
+            await self._deliver(request, call, body, reply, visit, arrived)
+            return
+        try:
+            async with asyncio.timeout_at(arrived + self._max_seconds) as limit:
+                await self._deliver(request, call, body, reply, visit, arrived)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            said = f"This request took longer than MAX_REQUEST_SECONDS ({self._max_seconds:g} s)."
+            raise refuse("backend_timeout", said) from error
 
     async def _deliver(
         self,
@@ -325,7 +356,10 @@ class Door:
             body.close()
             raise
         reply.streams = body.stream and reply.dialect.streams
-        return Call("POST", route.path, headers, choices=body.choices), body
+        call = Call("POST", route.path, headers, choices=body.choices)
+        call.hides_usage = self._counts_tokens and not body.facts.include_usage
+        call.gathered = kind_for(route.path) if body.facts.gathered else None
+        return call, body
 
     def _check_model(self, body: Body) -> None:
         """With MODEL_CHECK=strict only what is served; as long as nobody knows what that is, everything."""
@@ -402,5 +436,5 @@ def outcome_of(refusal: Refusal) -> str:
 
 def caller_id(request: web.BaseRequest) -> str:
     """The caller's own X-Request-Id, for our log only, if it is short and plain."""
-    said = request.headers.get("X-Request-Id", "")
-    return said if _PLAIN_ID.fullmatch(said) else ""
+    said = request.headers.get("X-Request-Id")
+    return said if said and _PLAIN_ID.fullmatch(said) else ""

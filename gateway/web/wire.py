@@ -8,17 +8,17 @@ parser errors, and a log that a scanner cannot fill.
 
 import asyncio
 import logging
+import os
 import re
-import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import http_parser, web
-from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDictProxy
 
 from gateway.errors import Refusal, Refused, refuse, to_json
 from gateway.proxy.reply import Answer, head_bytes
@@ -40,9 +40,11 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 def new_request_id() -> str:
     """Ours, on every answer: the same in our log, the engine's request and the error that a caller reports.
 
-    A UUID (version 4), because llama-cpp-python's own server refuses anything else: 400 with an empty body.
+    A UUID (version 4, RFC 9562), because llama-cpp-python's own server refuses anything else: 400 with an empty body.
     """
-    return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 AIOHTTP_FLOOR: tuple[int, ...] = (3, 14, 5)
@@ -60,14 +62,8 @@ def check_head(request: web.BaseRequest) -> None:
     if version not in (HttpVersion10, HttpVersion11):
         raise refuse("invalid_request", "This is an HTTP/1.1 server.", status=505, close=True)
     headers = request.headers
-    coding = headers.getall("Transfer-Encoding", ())
-    if coding:
-        if version == HttpVersion10:
-            raise refuse("invalid_request", "HTTP/1.0 has no Transfer-Encoding.", close=True)
-        if "Content-Length" in headers:
-            raise refuse("invalid_request", "Transfer-Encoding and Content-Length together.", close=True)
-        if [part.strip().lower() for part in coding] != ["chunked"]:
-            raise refuse("invalid_request", "Only Transfer-Encoding: chunked.", status=501, close=True)
+    if "Transfer-Encoding" in headers:
+        _check_coding(headers, version)
     hosts = headers.getall("Host", ())
     if len(hosts) > 1 or (version == HttpVersion11 and not hosts):
         raise refuse("invalid_request", "One Host header, please.", close=True)
@@ -77,9 +73,17 @@ def check_head(request: web.BaseRequest) -> None:
         raise refuse("invalid_request", "This server upgrades to nothing.", close=True)
     if not request.raw_path.startswith("/"):
         raise refuse("invalid_request", "The request target must be a path.", close=True)
-    expect = headers.getall("Expect", ())
-    if expect and [part.strip().lower() for part in expect] != ["100-continue"]:
+    if "Expect" in headers and [part.strip().lower() for part in headers.getall("Expect")] != ["100-continue"]:
         raise refuse("invalid_request", "Only Expect: 100-continue.", status=417, close=True)
+
+
+def _check_coding(headers: CIMultiDictProxy[str], version: HttpVersion) -> None:
+    if version == HttpVersion10:
+        raise refuse("invalid_request", "HTTP/1.0 has no Transfer-Encoding.", close=True)
+    if "Content-Length" in headers:
+        raise refuse("invalid_request", "Transfer-Encoding and Content-Length together.", close=True)
+    if [part.strip().lower() for part in headers.getall("Transfer-Encoding")] != ["chunked"]:
+        raise refuse("invalid_request", "Only Transfer-Encoding: chunked.", status=501, close=True)
 
 
 def wire_refusal(exc: BaseException | None) -> Refusal:

@@ -68,6 +68,11 @@ def endpoint_of(url: str, key: str | None = None) -> Endpoint:
     return Endpoint(f"{parts.scheme}://{host}" + (f":{port}" if port else ""), prefix=prefix, key=key)
 
 
+def is_behind_runpods_proxy(url: str) -> bool:
+    """`https://<pod>-<port>.proxy.runpod.net`: what it has heard nothing of for 100 s it ends with a 524."""
+    return (urlsplit(url).hostname or "").endswith(".proxy.runpod.net")
+
+
 @dataclass(slots=True)
 class Watched:
     """One instance and the task that looks at it."""
@@ -96,7 +101,9 @@ class ExternalProvider:
         self._session = session
         self._pace = pace or Pace()
         self._now = now
-        self._profile = Profile(models=models, concurrency=concurrency, starts=False)
+        self._profile = Profile(
+            models=models, concurrency=concurrency, starts=False, cuts_silence=is_behind_runpods_proxy(endpoint.url)
+        )
         self._watched: dict[str, Watched] = {}
 
     def __repr__(self) -> str:
