@@ -237,7 +237,8 @@ start_gateway() {
   # The checkout's own code, also where nothing was installed; -P, because a folder of the user's may be called gateway, too.
   [[ $root != "$here" ]] || export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
   trap '' HUP # the gateway inherits that: until it listens to a hang-up itself, one would end it
-  spawn "${die_with_parent[@]}" "$python" -P -m gateway
+  # No plugin of pydantic's: each would see all settings, and looking for some takes 5 ms.
+  PYDANTIC_DISABLE_PLUGINS=__all__ spawn "${die_with_parent[@]}" "$python" -P -m gateway
   gateway=$spawned gateway_ran=1
   launched
   trap on_hangup HUP

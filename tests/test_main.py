@@ -18,7 +18,7 @@ DEAR = {
     # commands print, the gateway does not
     *("typer", "rich", "click"),
     # settings: pydantic alone reads them, and files only where there are any
-    *("pydantic_settings", "dotenv"),
+    *("pydantic_settings", "dotenv", "tomllib"),
     # what an engine or a model asks for when it is its turn
     *("huggingface_hub", "httpx", "numpy", "gguf", "llama_cpp", "vllm", "jinja2"),
     # the first scrape

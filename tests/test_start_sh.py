@@ -64,6 +64,7 @@ print("mode", oct(os.stat(run_dir).st_mode & 0o777), file=log)
 print("pid", os.getpid(), file=log)
 print("group", os.getpgid(0), file=log)
 print("stdin", os.readlink("/proc/self/fd/0"), file=log)
+print("plugins", os.environ.get("PYDANTIC_DISABLE_PLUGINS"), file=log)
 print("[gateway] Starting gateway on 0.0.0.0:8000", flush=True)
 print("up", file=log)
 while True:
@@ -235,6 +236,10 @@ def test_children_have_groups_of_their_own_and_no_stdin(start):
     assert os.getpgid(run.gateway) == run.gateway
     assert os.getpgid(run.health) == run.health
     assert run.words("stdin") == ["/dev/null"]
+
+
+def test_no_plugin_of_pydantics_is_shown_the_settings(start):
+    assert start().is_up().words("plugins") == ["__all__"]
 
 
 def test_health_believes_the_gateway_of_this_boot(start):

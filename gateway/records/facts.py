@@ -7,7 +7,6 @@ import platform
 import re
 import shlex
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from itertools import pairwise
@@ -24,7 +23,7 @@ def version() -> str:
     try:
         return metadata.version("wakegate")
     except metadata.PackageNotFoundError:
-        pass
+        import tomllib
     try:
         text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text("utf-8")
         return str(tomllib.loads(text)["project"]["version"])

@@ -15,7 +15,6 @@ wrong place must not find it in the log.
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -260,6 +259,8 @@ class _Toml:
         self._book = _Book()
 
     def reading(self) -> Reading:
+        import tomllib  # only where there is such a file
+
         try:
             data = tomllib.loads(self._text)
         except (ValueError, RecursionError) as error:
@@ -318,6 +319,8 @@ def _line_in(block: _Block, name: str) -> int:
 
 def _first_key(text: str) -> dict[str, Any]:
     """The one key of a block; nothing where the block is not one by itself."""
+    import tomllib
+
     try:
         tables = tomllib.loads(text).get("keys")
     except (ValueError, RecursionError):
