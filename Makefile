@@ -1,8 +1,8 @@
 # The targets that people type. The two commands work without make: ./start.sh and ./test.sh.
 PY := .venv/bin/python
-SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh)
+SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh bench/*/*.sh)
 
-.PHONY: run test check format fuzz test-llama-server image-test test-browser bench bench-quick
+.PHONY: run test check format fuzz test-llama-server image-test test-browser bench bench-quick bench-features bench-peers
 
 run:
 	@./start.sh
@@ -40,13 +40,23 @@ image-test: $(PY)
 test-browser:
 	@browser=$$(scripts/find_browser.sh) && WAKEGATE_TEST_BROWSER=$$browser ./test.sh -m browser tests/browser
 
-# The gateway's cost beside nginx and other proxies that are installed. Wants a quiet machine and a C compiler.
+# The gateway's cost beside nginx and other proxies that are installed, and what each feature is of it. Wants a quiet
+# machine and a C compiler. Goes on where it was interrupted with: make bench RESUME=--resume
 bench: $(PY)
-	@$(PY) -m bench.compare
+	@$(PY) -m bench.compare $(RESUME)
+	@$(PY) -m bench.features
 
 # The same with nginx alone, under three minutes: what a change did to the ratios.
 bench-quick: $(PY)
 	@$(PY) -m bench.compare --quick
+
+# What each feature of the gateway costs, alone.
+bench-features: $(PY)
+	@$(PY) -m bench.features
+
+# The other proxies: from Debian (as root), from PyPI into environments of their own, and Go's, all outside the tree.
+bench-peers: $(PY)
+	@bench/peers/install.sh $(PY)
 
 $(PY):
 	@echo "There is no .venv yet: ./test.sh makes it"; exit 2

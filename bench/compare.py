@@ -1,11 +1,12 @@
 """The gateway measured beside nginx and others, on the same work in the same run.
 
-    python -m bench.compare [--quick] [--rounds N] [--subjects a,b] [--work a,b]
+    python -m bench.compare [--quick] [--rounds N] [--subjects a,b] [--work a,b] [--resume]
 
 CPU time of the whole process tree, not wall time. Every measurement has fresh processes, warmed up; the order is
 shuffled in each round; a figure is the median of the rounds, with the lowest and the highest. Absolute values move with
-the machine, so read the ratios to nginx. Every byte of every answer is checked: when a subject of the run loses data,
-the run fails (exit code 1). Figures stay in a JSON file outside the tree, and the next run says what has changed.
+the machine, so read the ratios to nginx. Every byte of every answer is checked: when the gateway or nginx loses data,
+the run fails (exit code 1); of another peer it is said. Figures stay in a JSON file outside the tree, and the next run
+says what has changed. A run that was interrupted goes on with --resume.
 """
 
 import argparse
@@ -16,16 +17,20 @@ import random
 import resource
 import signal
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.figures import BASE, DIRECT, changes, table
+from bench.goals import OURS, goals_table
+from bench.journal import Journal
 from bench.processes import Busy
-from bench.stand import BenchError, Lost, build, cache_folder, measure
-from bench.subjects import SUBJECTS, Subject
-from bench.work import FORMS, SECTIONS, Form, Work, all_measures, works
+from bench.stand import BenchError, Lost, build, measure
+from bench.subjects import SUBJECTS, Subject, cache_folder
+from bench.work import FORMS, SECTIONS, Form, Work, all_measures, with_growth, works
+from gateway.doctor.pgo import has_pgo
 
 Run = dict[str, Any]
 """A run as its JSON file holds it."""
@@ -39,12 +44,13 @@ def title_of(name: str) -> str:
 
 def plan(subjects: Mapping[str, Subject], chosen: list[Work], rounds: int) -> Iterator[tuple[int, str, Work]]:
     """(round, subject, work), each round in an order of its own. Without a proxy only latencies are worth anything."""
-    pairs = [(name, work) for work in chosen for name in subjects]
+    pairs = [(name, work) for work in chosen for name, subject in subjects.items() if subject.takes(work.name)]
     pairs += [(DIRECT, work) for work in chosen if work.latencies]
     for number in range(rounds):
         random.shuffle(pairs)
         for name, work in pairs:
-            yield number, name, work
+            if name == DIRECT or number < subjects[name].rounds:
+                yield number, name, work
 
 
 def machine() -> dict[str, Any]:
@@ -57,6 +63,8 @@ def machine() -> dict[str, Any]:
         "memory": f"{memory:.0f} GiB",
         "system": f"{_distribution()}, Linux {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        # Which the gateway runs on, too: start.sh takes the same .venv.
+        "pgo": has_pgo(sysconfig.get_config_vars()) is True,
     }
 
 
@@ -67,26 +75,35 @@ def _distribution() -> str:
         return "Linux"
 
 
-def run(form: Form, subjects: Mapping[str, Subject], chosen: list[Work], rounds: int) -> Run:
-    """Measure all of it. What is lost is told and kept under "lost"."""
+def run(form: Form, subjects: Mapping[str, Subject], chosen: list[Work], rounds: int, resume: bool = False) -> Run:
+    """Measure all of it. What is lost is told and kept under "lost", with who lost it."""
     values: dict[str, dict[str, list[float]]] = {}
-    lost: list[str] = []
+    lost: list[tuple[str, str]] = []
+    versions = {name: subject.version() for name, subject in subjects.items()}
+    about = {"form": form.name, "rounds": rounds, "versions": versions, "work": [work.name for work in chosen]}
+    journal = Journal.open(cache_folder() / f"{form.name}.journal", about, resume=resume)
+    if resume:
+        print(f"Going on behind {len(journal.steps)} measurements of the run that was interrupted")
     busy = Busy.now()
     began = time.monotonic()
     programs = build()
     steps = list(plan(subjects, chosen, rounds))
     for step, (number, name, work) in enumerate(steps, 1):
         _progress(f"round {number + 1} of {rounds}, {step} of {len(steps)}: {title_of(name)}, {work.name}")
-        try:
-            found = measure(subjects.get(name), work, programs)
-        except Lost as error:
-            lost.append(f"{title_of(name)}, {work.name}: {error}")
-            _progress("")
-            print(f"FAILED: {lost[-1]}", file=sys.stderr)
-            continue
+        found = journal.steps.get((number, name, work.name))
+        if found is None:
+            try:
+                found = measure(subjects.get(name), work, programs)
+            except Lost as error:
+                lost.append((name, f"{title_of(name)}, {work.name}: {error}"))
+                _progress("")
+                print(f"FAILED: {lost[-1][1]}", file=sys.stderr)
+                continue
+            journal.note(number, name, work.name, found)
         for each, value in found.items():
             values.setdefault(each, {}).setdefault(name, []).append(value)
     _progress("")
+    journal.close()
     took = time.monotonic() - began
     return {
         "form": form.name,
@@ -96,9 +113,9 @@ def run(form: Form, subjects: Mapping[str, Subject], chosen: list[Work], rounds:
         "machine": machine(),
         # Of all cores, what was used by processes that are none of this run's.
         "others": round(Busy.now().others_since(busy) / took / len(os.sched_getaffinity(0)), 3),
-        "versions": {name: subject.version() for name, subject in subjects.items()},
+        "versions": versions,
         "lost": lost,
-        "values": values,
+        "values": with_growth(values),
     }
 
 
@@ -136,13 +153,24 @@ def tables(found: Run) -> str:
     return "\n".join(filter(None, (table(rows, subjects, found["values"]) for rows in sections)))
 
 
+def goals(found: Run) -> str:
+    """What of the goals was reached, in Markdown."""
+    measures = all_measures(FORMS[found["form"]])
+    return goals_table(measures, found["values"], form=found["form"], pgo=found["machine"].get("pgo", False))
+
+
+def lost_lines(found: Run) -> list[str]:
+    """Who did not answer as it should have, each time."""
+    return [said.splitlines()[0] for _, said in found["lost"]]
+
+
 def caption(found: Run) -> str:
     """Where and how the figures came to be."""
     on = found["machine"]
     versions = ", ".join(f"{title_of(name)} ({text})" for name, text in found["versions"].items())
     return (
         f"{found['when']}, rounds: {found['rounds']}, in {found['took']} s; {on['cores']} cores ({on['processor']}), "
-        f"{on['memory']}, {on['system']}, {on['python']}; meanwhile other work used "
+        f"{on['memory']}, {on['system']}, {on['python']}{' (PGO)' if on.get('pgo') else ''}; meanwhile other work used "
         f"{found['others'] * 100:.0f} % of the cores. {versions}."
     )
 
@@ -153,6 +181,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--subjects", default="", help=", ".join(SUBJECTS))
     parser.add_argument("--work", default="", help=", ".join(work.name for work in works(FORMS["full"])))
+    parser.add_argument("--resume", action="store_true", help="go on with the run that was interrupted")
     asked = parser.parse_args()
     # Or what was started would stay behind: `finally` runs for an exception, not for a signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -167,21 +196,26 @@ def main() -> int:
         busy = os.getloadavg()[0]
         if busy > 0.3 * len(os.sched_getaffinity(0)):
             print(f"Something else is running (load average {busy:.1f}): figures will be worse than they are")
-        found = run(form, subjects, chosen, asked.rounds)
+        found = run(form, subjects, chosen, asked.rounds, asked.resume)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 2
     found["absent"] = absent
     _tell(found, form, whole=not asked.work and not asked.subjects)
-    return 1 if found["lost"] else 0
+    return 1 if _is_failed(found) else 0
+
+
+def _is_failed(found: Run) -> bool:
+    return any(name in (OURS, BASE) for name, _ in found["lost"])
 
 
 def _tell(found: Run, form: Form, *, whole: bool) -> None:
     print(tables(found))
+    print(goals(found))
     print(caption(found))
     print(f"A cell: median · times {title_of(BASE)}'s [lowest..highest round].")
-    for line in found["lost"]:
-        print(f"FAILED: {line.splitlines()[0]}")
+    for line in lost_lines(found):
+        print(f"FAILED: {line}")
     path = cache_folder() / f"{form.name}.json"
     if path.exists():
         before = json.loads(path.read_text("utf-8"))
@@ -189,7 +223,7 @@ def _tell(found: Run, form: Form, *, whole: bool) -> None:
         nothing = "" if lines else "no ratio differs by more than its noise"
         print(f"\nAgainst the run of {before['when']}: {nothing}")
         print("\n".join(f"  {line}" for line in lines))
-    if whole and not found["lost"]:  # a part, or a run that failed, is nothing to compare with
+    if whole and not _is_failed(found):  # a part, or a run that failed, is nothing to compare with
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".new")
         unfinished.write_text(json.dumps(found, indent=1), "utf-8")

@@ -54,15 +54,31 @@ def tree(root: int) -> set[int]:
     return family(root, _stats())
 
 
-def cpu(root: int) -> float:
-    """Seconds of CPU that the tree has used.
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """Seconds of CPU that a tree of processes has used, read in two ways."""
 
-    Ticks of 10 ms are too coarse for a short measurement, so the scheduler's own nanoseconds of the living threads are
-    read, too (the kernel scales the ticks by that same count). Neither can be too much: ticks are cut off, and threads
-    that have ended are not listed. The larger of the two is therefore the better one.
-    """
+    ticks: float
+    """In steps of 10 ms, too coarse for a short measurement, with all that has ended."""
+    exact: float
+    """The scheduler's own nanoseconds (the kernel scales the ticks by that same count), of threads that live."""
+
+    def since(self, before: "Cpu") -> float:
+        """What was used in between: the exact one, unless threads have ended and taken theirs along."""
+        ticks, exact = self.ticks - before.ticks, self.exact - before.exact
+        return exact if exact > 0 and ticks - exact < TICKS_ARE_OFF else ticks
+
+
+TICKS_ARE_OFF = 4 * TICK
+"""How far the two may be apart because ticks are cut off, in several processes."""
+
+
+def cpu(root: int) -> Cpu:
+    """What the tree has used since it began."""
     stats = _stats()
-    return sum(max(stats[pid].own, _by_threads(pid)) + stats[pid].buried for pid in family(root, stats))
+    pids = family(root, stats)
+    ticks = sum(stats[pid].own + stats[pid].buried for pid in pids)
+    return Cpu(ticks, sum(map(_by_threads, pids)))
 
 
 def _by_threads(pid: int) -> float:

@@ -10,15 +10,17 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench import processes
-from bench.subjects import KEY, ROOT, Launch, Place, Subject
-from bench.work import WARM, Counted, Options, Work
+from bench.processes import Cpu
+from bench.subjects import KEY, ROOT, Launch, Place, Subject, cache_folder
+from bench.work import TOLD_WITHIN, WARM, Counted, Options, Work
 
 SOURCES = ROOT / "bench" / "load"
 FLAGS = ["-std=gnu11", "-O3", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
@@ -35,12 +37,6 @@ class BenchError(Exception):
 
 
 # --- Programs ---------------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where what is built and what was measured stays: outside the tree."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "wakegate" / "bench"
 
 
 def build(cache: Path | None = None) -> tuple[Path, Path]:
@@ -70,9 +66,9 @@ def build(cache: Path | None = None) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def engine_running(program: Path) -> Iterator[int]:
-    """A fresh engine's port. It ends with the pipe to it, so also when we are killed."""
-    with subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+def engine_running(program: Path, *path: Path) -> Iterator[int]:
+    """A fresh engine's port; it listens at the path, too. It ends with the pipe to it, so also when we are killed."""
+    with subprocess.Popen([str(program), *map(str, path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
             yield int(process.stdout.readline())
@@ -132,7 +128,7 @@ def asked(port: int, method: str, path: str, body: bytes = b"", within: float = 
     return (int(words[1]) if len(words) > 2 else 0), answer
 
 
-PLAN = "bench wait=0 chunks=0 gap=0 each=1 event=222 answer=1024."
+PLAN = "bench wait=0 chunks=0 gap=0 each=1 event=222 answer=1024 drop=0."
 FIRST = json.dumps({"model": "bench", "messages": [{"role": "user", "content": PLAN}]}).encode()
 
 
@@ -149,32 +145,57 @@ class Standing:
     process: subprocess.Popen[bytes] | None = None
     started: dict[str, float] = field(default_factory=dict)
     """Seconds from exec, by measure."""
+    loose: int = 0
 
-    def posts(self) -> int:
-        """Requests that have reached the engine."""
-        return int(json.loads(asked(self.engine, "GET", "/bench")[1].split(b"\r\n\r\n", 1)[1])["posts"])
+    def seen(self) -> Counted:
+        """What the engine has counted (engine.c)."""
+        found: dict[str, int] = json.loads(asked(self.engine, "GET", "/bench")[1].split(b"\r\n\r\n", 1)[1])
+        return found
 
-    def carry(self, options: Options) -> Counted:
-        """Have the load generator do this. Raises Lost unless each request was answered, and sent once."""
-        before = self.posts()
-        try:
-            done = subprocess.run(self._command(options), capture_output=True, text=True, timeout=LOAD_WITHIN)
-        except subprocess.TimeoutExpired:
-            raise Lost(f"not done within {LOAD_WITHIN:g} s") from None
-        if done.returncode != 0:
-            raise Lost(done.stderr.strip() or f"the load generator ended with {done.returncode}")
-        counted: dict[str, Any] = json.loads(done.stdout)
-        arrived = self.posts() - before
-        if arrived != counted["answers"]:
+    def carry(self, options: Options, told: Callable[[str, int], None] | None = None) -> Counted:
+        """Have the load generator do this. Raises Lost unless each request was answered, and sent once.
+
+        `told` hears what it says meanwhile (--tell of load.c): a word and the number of chunks until then.
+        """
+        before = self.seen()
+        command = [*self._command(options), "--number", str(before["posts"]), "--tell", str(int(told is not None))]
+        last = ""
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:
+            assert load.stdout is not None and load.stderr is not None
+            too_long = threading.Timer(LOAD_WITHIN, load.kill)
+            too_long.start()
+            for last in load.stdout:
+                if told is not None and last[0] != "{":
+                    word, _, chunks = last.partition(" ")
+                    told(word, int(chunks))
+            said = load.stderr.read().strip()
+            too_long.cancel()
+        if load.returncode == -signal.SIGKILL:
+            raise Lost(f"not done within {LOAD_WITHIN:g} s")
+        if load.returncode != 0:
+            raise Lost(said or f"the load generator ended with {load.returncode}")
+        counted: dict[str, Any] = json.loads(last)
+        arrived = self.seen()["posts"] - before["posts"]
+        if arrived != counted["answers"] + counted["left"] and not options.get("lossy"):
             raise Lost(f"{counted['answers']} answers, and the engine was asked {arrived} times")
+        if counted["left"]:
+            self._all_were_told(counted["left"])
         return counted
 
+    def _all_were_told(self, left: int) -> None:
+        """Raises Lost unless the engine lost its caller as often as one left, soon after."""
+        deadline = time.monotonic() + TOLD_WITHIN
+        while (seen := self.seen())["cut"] < left and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if seen["cut"] != left:
+            raise Lost(f"of {left} callers who left, the engine was told of {seen['cut']} within {TOLD_WITHIN:g} s")
+
     def _command(self, options: Options) -> list[str]:
-        words = [str(self.load), "--port", str(self.port), "--key", KEY]
+        words = [str(self.load), "--port", str(self.port), "--key", KEY, "--loose", str(self.loose)]
         return words + [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
-    def cpu(self) -> float:
-        return processes.cpu(self.process.pid) if self.process is not None else 0.0
+    def cpu(self) -> Cpu:
+        return processes.cpu(self.process.pid) if self.process is not None else Cpu(0.0, 0.0)
 
     def memory(self) -> int:
         return processes.memory(processes.tree(self.process.pid)) if self.process is not None else 0
@@ -202,18 +223,20 @@ class Standing:
 def standing(subject: Subject | None, programs: tuple[Path, Path]) -> Iterator[Standing]:
     """A fresh engine and, in front of it, a fresh subject that has passed one answer."""
     engine_program, load = programs
-    with engine_running(engine_program) as engine:
-        if subject is None:
+    if subject is None:
+        with engine_running(engine_program) as engine:
             yield Standing(load, engine, engine)
-            return
-        with tempfile.TemporaryDirectory(prefix="wakegate-bench-", ignore_cleanup_errors=True) as folder:
-            place = Place(Path(folder), free_port(), free_port(), engine)
+        return
+    with tempfile.TemporaryDirectory(prefix="wakegate-bench-", ignore_cleanup_errors=True) as folder:
+        place = Place(Path(folder), free_port(), free_port(), 0)
+        with engine_running(engine_program, place.engine_socket) as engine:
+            place = replace(place, engine=engine)
             launch = subject.launch(place)
             began = time.monotonic()
             with subject_running(launch, place) as process:
                 try:
                     started = _await_start(subject, place, process, began)
-                    yield Standing(load, engine, place.port, process, started)
+                    yield Standing(load, engine, place.port, process, started, loose=subject.rewrites)
                 except Lost as error:
                     console = (place.folder / "console.txt").read_text("utf-8", "replace")[-1500:]
                     raise Lost(f"{error}\n{console}".replace(folder, "…")) from None
@@ -264,8 +287,16 @@ def measure(subject: Subject | None, work: Work, programs: tuple[Path, Path]) ->
             before = stand.memory()
             held = stand.memory_while_held(work.load)
             return found | {"idle": (held - before) / work.idle, "whole": held}
+        marks: dict[str, tuple[Cpu, int]] = {}
         before_cpu = stand.cpu()
-        counted = stand.carry(work.load)
+        if subject is not None and work.steady:
+            counted = stand.carry(work.load, lambda word, chunks: marks.__setitem__(word, (stand.cpu(), chunks)))
+        else:
+            counted = stand.carry(work.load)
         if subject is not None and work.cost in {each.name for each in work.measures}:
-            found[work.cost] = (stand.cpu() - before_cpu) / work.per(counted)
+            found[work.cost] = stand.cpu().since(before_cpu) / work.per(counted)
+        if list(marks) == ["open", "ends"]:
+            (open_cpu, open_chunks), (end_cpu, end_chunks) = marks.values()
+            found[work.steady] = end_cpu.since(open_cpu) / (end_chunks - open_chunks)
+        found |= {name: count(counted, stand.seen()) for name, count in work.counts.items()}
         return found | {name: counted[samples][what] for name, (samples, what) in work.latencies.items()}

@@ -3,6 +3,8 @@
 All speak plain HTTP/1.1 on one port of 127.0.0.1 and have the fake engine behind them.
 """
 
+import enum
+import hashlib
 import os
 import re
 import shutil
@@ -14,7 +16,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "bench" / "peers"
 KEY = "sk-bench-0123456789abcdef"
+FEW = frozenset({"chunk-50", "request", "upload-json", "leave", "promise", "idle"})
+"""The work of those that are known to be so dear that all of it would take longer than everybody else's together."""
+
+
+def cache_folder() -> Path:
+    """Where what is built, installed and measured stays: outside the tree."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "wakegate" / "bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,11 @@ class Place:
     engine: int
     """The engine's port."""
 
+    @property
+    def engine_socket(self) -> Path:
+        """Where the engine listens, too."""
+        return self.folder / "engine.sock"
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -34,6 +50,16 @@ class Launch:
 
     command: list[str]
     environment: dict[str, str]
+
+
+class Rewrites(enum.IntEnum):
+    """What is not passed on byte by byte, and so cannot be compared with what was sent (--loose of load.c)."""
+
+    NOTHING = 0
+    REQUESTS = 1
+    """The engine's count of the bytes that it was sent is no evidence; answers are compared byte by byte."""
+    ANSWERS = 2
+    """These, too: what the model says in them is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +75,16 @@ class Subject:
     has_health_port: bool = False
     usual: bool = True
     """Whether it is measured without being asked for."""
+    only: frozenset[str] | None = None
+    """The work that it is given; None: all."""
+    rounds: int = 100
+    """At most this many, however many the others have."""
+    lacks: frozenset[str] = frozenset()
+    """Work that it cannot do."""
+    rewrites: Rewrites = Rewrites.NOTHING
+
+    def takes(self, work: str) -> bool:
+        return work not in self.lacks and (self.only is None or work in self.only)
 
 
 def program(name: str) -> str:
@@ -67,6 +103,32 @@ def _says(name: str, *arguments: str) -> Callable[[], str]:
         done = subprocess.run([program(name), *arguments], capture_output=True, text=True, timeout=20)
         found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
         return found[0] if found else "?"
+
+    return version
+
+
+def _in_peers(name: str) -> Path:
+    """What bench/peers/install.sh installed in a virtual environment: the environment's name, and the program's."""
+    return cache_folder() / "peers" / name
+
+
+def _needs_peer(path: Callable[[], Path], also: str = "") -> Callable[[], str]:
+    def missing() -> str:
+        return "" if path().exists() else "make bench-peers" + also
+
+    return missing
+
+
+def _peer_says(venv: str, *packages: str) -> Callable[[], str]:
+    """Versions of packages in a virtual environment of bench/peers/install.sh."""
+
+    def version() -> str:
+        found = []
+        for name in packages:
+            pattern = f"lib/python3*/site-packages/{name.replace('-', '_')}-*.dist-info"
+            paths = [path.name for path in _in_peers(venv).glob(pattern)]
+            found.append(paths[0].removesuffix(".dist-info").partition("-")[2] if paths else "?")
+        return found[0] if len(found) == 1 else ", ".join(map(" ".join, zip(packages, found, strict=True)))
 
     return version
 
@@ -91,10 +153,11 @@ def _python_packages(*names: str) -> Callable[[], str]:
 # --- Ours -------------------------------------------------------------------------------------------------------------
 
 
-def _wakegate(place: Place) -> Launch:
+def wakegate_settings(place: Place) -> dict[str, str]:
+    """What every one of ours has: a key, and the engine behind it."""
     nothing = place.folder / "empty.env"  # not a developer's own .env
     nothing.touch()
-    settings = {
+    return {
         "HOST": "127.0.0.1",
         "PORT": str(place.port),
         "PORT_HEALTH": str(place.port_health),
@@ -104,7 +167,10 @@ def _wakegate(place: Place) -> Launch:
         "UPSTREAM_URL": f"http://127.0.0.1:{place.engine}/v1",
         "WAKEGATE_ENV_FILE": str(nothing),
     }
-    return Launch([str(ROOT / "start.sh"), "--no-setup"], settings)
+
+
+def _wakegate(place: Place) -> Launch:
+    return Launch([str(ROOT / "start.sh"), "--no-setup"], wakegate_settings(place))
 
 
 def _our_version() -> str:
@@ -206,9 +272,72 @@ def _caddy(place: Place) -> Launch:
     return Launch(command, {"HOME": str(place.folder)})
 
 
-def _script(name: str) -> Callable[[Place], Launch]:
-    path = str(ROOT / "bench" / "peers" / name)
-    return lambda place: Launch([sys.executable, path, str(place.port), str(place.engine)], {})
+def _nginx_to_socket(place: Place) -> Launch:
+    launch = _nginx(place)
+    path = Path(launch.command[-1])
+    path.write_text(path.read_text().replace(f"127.0.0.1:{place.engine};", f"unix:{place.engine_socket};"))
+    return launch
+
+
+def _aiohttp(place: Place) -> Launch:
+    return Launch([sys.executable, str(PEERS / "naive_aiohttp.py"), str(place.port), str(place.engine)], {})
+
+
+def _fastapi(place: Place) -> Launch:
+    python = str(_in_peers("fastapi") / "bin" / "python")
+    return Launch([python, str(PEERS / "fastapi_httpx.py"), str(place.port), str(place.engine)], {})
+
+
+def go_program() -> Path:
+    """Where bench/peers/install.sh builds Go's proxy from the source as it is now."""
+    source = hashlib.sha256((PEERS / "reverse_proxy.go").read_bytes()).hexdigest()
+    return _in_peers(f"go-{source[:16]}") / "reverse_proxy"
+
+
+def _go(place: Place) -> Launch:
+    return Launch([str(go_program()), str(place.port), str(place.engine)], {})
+
+
+def _router(name: str, *first: str) -> Callable[[Place], Launch]:
+    """One of the two Rust routers, which have the same options. No retries: a POST is asked once, whoever asks it."""
+
+    def launch(place: Place) -> Launch:
+        program = str(_in_peers("routers") / "bin" / name)
+        words = ["--host", "127.0.0.1", "--port", str(place.port), "--worker-urls", f"http://127.0.0.1:{place.engine}"]
+        words += ["--policy", "round_robin", "--disable-retries", "--log-level", "error"]
+        words += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(place.port_health)]
+        return Launch([program, *first, *words, "--worker-startup-check-interval", "1"], {})
+
+    return launch
+
+
+LITELLM = """\
+model_list:
+  - model_name: bench
+    litellm_params: {{model: openai/bench, api_base: "http://127.0.0.1:{engine}/v1", api_key: none}}
+litellm_settings: {{num_retries: 0, telemetry: false}}
+"""
+
+LLAMA_SWAP = """\
+logLevel: error
+models:
+  bench:
+    cmd: sleep 1000000
+    proxy: http://127.0.0.1:{engine}
+    concurrencyLimit: 100000
+"""
+
+
+def _litellm(place: Place) -> Launch:
+    words = ["--config", _written(place, "litellm.yaml", LITELLM), "--host", "127.0.0.1", "--port", str(place.port)]
+    # Without the second it asks the network for a list of prices at each start.
+    environment = {"LITELLM_MASTER_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    return Launch([str(_in_peers("litellm") / "bin" / "litellm"), *words], environment)
+
+
+def _llama_swap(place: Place) -> Launch:
+    config = _written(place, "llama-swap.yaml", LLAMA_SWAP)
+    return Launch([program("llama-swap"), "--config", config, "--listen", f"127.0.0.1:{place.port}"], {})
 
 
 SUBJECTS = {
@@ -218,19 +347,58 @@ SUBJECTS = {
         Subject("nginx", "nginx", _nginx, _needs_program("nginx", "nginx-light"), _says("nginx", "-v")),
         Subject("haproxy", "HAProxy", _haproxy, _needs_program("haproxy", "haproxy"), _says("haproxy", "-v")),
         Subject("caddy", "Caddy", _caddy, _needs_program("caddy", "caddy"), _says("caddy", "version")),
+        Subject("go", "Go ReverseProxy", _go, _needs_peer(go_program), _says("go", "version")),
         Subject(
-            "aiohttp",
-            "plain aiohttp",
-            _script("naive_aiohttp.py"),
-            _needs_packages("aiohttp"),
-            _python_packages("aiohttp"),
+            "vllm",
+            "vLLM router",
+            _router("vllm-router"),
+            _needs_peer(lambda: _in_peers("routers")),
+            _peer_says("routers", "vllm-router"),
+            lacks=frozenset({"upload-form"}),
+            rewrites=Rewrites.REQUESTS,
         ),
+        Subject(
+            "sglang",
+            "SGLang router",
+            _router("sglang-router", "launch"),
+            _needs_peer(lambda: _in_peers("routers")),
+            _peer_says("routers", "sglang-router"),
+            lacks=frozenset({"upload-form"}),
+            rewrites=Rewrites.REQUESTS,
+        ),
+        Subject(
+            "llama-swap",
+            "llama-swap",
+            _llama_swap,
+            lambda: "" if program("llama-swap") else "a release of it in PATH; it is in no registry",
+            _says("llama-swap", "--version"),
+        ),
+        Subject("aiohttp", "plain aiohttp", _aiohttp, _needs_packages("aiohttp"), _python_packages("aiohttp")),
         Subject(
             "fastapi",
             "FastAPI + httpx",
-            _script("fastapi_httpx.py"),
-            _needs_packages("fastapi", "httpx", "uvicorn"),
-            _python_packages("fastapi", "httpx", "uvicorn"),
+            _fastapi,
+            _needs_peer(lambda: _in_peers("fastapi")),
+            _peer_says("fastapi", "fastapi", "httpx", "uvicorn"),
+            only=FEW,
+            rounds=1,
+        ),
+        Subject(
+            "litellm",
+            "LiteLLM",
+            _litellm,
+            _needs_peer(lambda: _in_peers("litellm")),
+            _peer_says("litellm", "litellm"),
+            only=FEW,
+            rounds=1,
+            rewrites=Rewrites.ANSWERS,
+        ),
+        Subject(
+            "nginx-unix",
+            "nginx, unix socket",
+            _nginx_to_socket,
+            _needs_program("nginx", "nginx-light"),
+            _says("nginx", "-v"),
             usual=False,
         ),
     )

@@ -1,9 +1,12 @@
 /* A fake engine for measurements: one epoll loop, so cheap that a proxy in front is what one sees.
  *
- *     engine        listens on a free port of 127.0.0.1 and prints it; ends when its standard input ends
+ *     engine [PATH]   listens on a free port of 127.0.0.1 and prints it, and on the unix socket PATH
+ *
+ * It ends when its standard input ends.
  *
  * What it answers stands in the request's prompt (wire.h): a stream of events at a rate, or JSON. Also /health and
- * /v1/models for gateways that look, and /bench with the number of POSTs that came, so that none can be sent twice.
+ * /v1/models for gateways that look, and /bench: the POSTs that came, those of them that came before (NUMBER), streams
+ * that are open, streams that were cut by the other side, and how many events the longest of these had been sent.
  */
 #define _GNU_SOURCE
 #include "wire.h"
@@ -15,6 +18,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 struct connection {
@@ -35,7 +39,8 @@ struct connection {
 };
 
 static int poll_fd, timer_fd;
-static unsigned long long posts;
+static unsigned long long posts, twice, cut, sent_before_cut, busy;
+static unsigned char seen[1 << 20]; /* requests by their number */
 static char scratch[ANSWER_MAX + HEAD_MAX];
 
 /* --- A heap of streams by the time of their next write ------------------------------------------------------------ */
@@ -134,7 +139,7 @@ static void go_on(struct connection *c) {
     size_t used = 0;
     if (c->plan.chunks == 0) {
         static char body[ANSWER_MAX];
-        c->busy = false;
+        c->busy = false, busy--;
         say_json(c, body, make_answer(body, c->plan.answer, c->plan_bytes, c->plan_sum));
         return;
     }
@@ -150,7 +155,7 @@ static void go_on(struct connection *c) {
         used += make_event(scratch + used, c->plan.event, c->sent, c->sent + 1 == c->plan.chunks, sent);
         used += (size_t)sprintf(scratch + used, "\r\n");
     }
-    c->busy = c->sent < c->plan.chunks;
+    if (c->sent == c->plan.chunks) c->busy = false, busy--;
     if (!c->busy)
         used += (size_t)sprintf(scratch + used, "%zx\r\n%s\r\n0\r\n\r\n", sizeof LAST_EVENT - 1, LAST_EVENT);
     say(c, scratch, used);
@@ -173,10 +178,13 @@ static void take_body(void *owner, const char *data, size_t length) {
 
 static void answer(struct connection *c) {
     if (strncmp(c->in.head, "POST ", 5) != 0) {
-        char body[64];
+        char body[256];
         const char *models = "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\"}]}";
         if (strncmp(c->in.head, "GET /bench ", 11) == 0) {
-            say_json(c, body, (size_t)snprintf(body, sizeof body, "{\"posts\":%llu}", posts));
+            int length = snprintf(body, sizeof body,
+                                  "{\"posts\":%llu,\"twice\":%llu,\"open\":%llu,\"cut\":%llu,\"sent_before_cut\":%llu}",
+                                  posts, twice, busy, cut, sent_before_cut);
+            say_json(c, body, (size_t)length);
         } else {
             say_json(c, models, strlen(models));
         }
@@ -186,14 +194,23 @@ static void answer(struct connection *c) {
     struct plan *plan = &c->plan;
     const char *text = strstr(c->start, "bench wait=");
     if (text == NULL ||
-        sscanf(text, PLAN, &plan->wait, &plan->chunks, &plan->gap, &plan->each, &plan->event, &plan->answer) != 6 ||
+        sscanf(text, PLAN, &plan->wait, &plan->chunks, &plan->gap, &plan->each, &plan->event, &plan->answer,
+               &plan->drop) != 7 ||
         plan->event > EVENT_MAX || plan->answer > ANSWER_MAX || plan->each == 0) {
         const char *no = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
         say(c, no, strlen(no));
         return;
     }
+    if ((text = strstr(text, NUMBER)) != NULL) {
+        unsigned long number = strtoul(text + sizeof NUMBER - 1, NULL, 10) % sizeof seen;
+        if (seen[number]) twice++;
+        seen[number] = 1;
+    }
     c->busy = true;
+    busy++;
     c->sent = 0;
+    /* As llama-server does: nothing in the head says so. */
+    if (plan->drop && plan->chunks > 0) c->in.closes = true;
     c->plan_bytes = c->bytes;
     c->plan_sum = c->sum;
     c->due = now() + plan->wait * 1000;
@@ -230,6 +247,11 @@ static void hear(struct connection *c) {
 }
 
 static void let_go(struct connection *c) {
+    if (c->busy) {
+        busy--;
+        cut++;
+        if (c->sent > sent_before_cut) sent_before_cut = c->sent;
+    }
     wait_no_more(c);
     close(c->fd);
     free(c->out);
@@ -266,20 +288,45 @@ static void work(void) {
     }
 }
 
-int main(void) {
+static int door_of(struct sockaddr *address, socklen_t length) {
+    int door = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (door < 0 || bind(door, address, length) < 0 || listen(door, 4096) < 0)
+        fail("cannot listen: %s", strerror(errno));
+    return door;
+}
+
+static void let_in(int door) {
+    int yes = 1;
+    for (int fd; (fd = accept4(door, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;) {
+        struct connection *c = must(calloc(1, sizeof *c));
+        c->fd = fd;
+        listen_again(c);
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes); /* no matter to a unix socket */
+        struct epoll_event ours = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = c};
+        epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &ours);
+    }
+}
+
+int main(int count, char **arguments) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
-    int yes = 1, door = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    static char in_door, in_timer, in_end; /* their addresses tell the three apart from connections */
+    struct sockaddr_un path = {.sun_family = AF_UNIX};
+    static char in_door, in_timer, in_end, in_path; /* their addresses tell them apart from connections */
     signal(SIGPIPE, SIG_IGN);
     allow_many_files();
-    if (door < 0 || bind(door, (struct sockaddr *)&address, sizeof address) < 0 || listen(door, 4096) < 0 ||
-        getsockname(door, (struct sockaddr *)&address, &length) < 0)
-        fail("cannot listen: %s", strerror(errno));
+    int door = door_of((struct sockaddr *)&address, sizeof address), path_door = -1;
+    if (getsockname(door, (struct sockaddr *)&address, &length) < 0) fail("no port: %s", strerror(errno));
     poll_fd = epoll_create1(EPOLL_CLOEXEC);
     timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &in_door};
     epoll_ctl(poll_fd, EPOLL_CTL_ADD, door, &event);
+    if (count > 1) {
+        if (strlen(arguments[1]) >= sizeof path.sun_path) fail("too long a path");
+        memcpy(path.sun_path, arguments[1], strlen(arguments[1]) + 1);
+        path_door = door_of((struct sockaddr *)&path, sizeof path);
+        event.data.ptr = &in_path;
+        epoll_ctl(poll_fd, EPOLL_CTL_ADD, path_door, &event);
+    }
     event.data.ptr = &in_timer;
     epoll_ctl(poll_fd, EPOLL_CTL_ADD, timer_fd, &event);
     event.data.ptr = &in_end;
@@ -290,9 +337,9 @@ int main(void) {
     for (;;) {
         struct epoll_event events[256];
         set_timer();
-        int count = epoll_wait(poll_fd, events, 256, -1);
-        if (count < 0 && errno != EINTR) fail("epoll: %s", strerror(errno));
-        for (int at = 0; at < count; at++) {
+        int ready = epoll_wait(poll_fd, events, 256, -1);
+        if (ready < 0 && errno != EINTR) fail("epoll: %s", strerror(errno));
+        for (int at = 0; at < ready; at++) {
             void *who = events[at].data.ptr;
             if (who == &in_end) return 0;
             if (who == &in_timer) {
@@ -300,15 +347,8 @@ int main(void) {
                 if (read(timer_fd, &times, sizeof times) < 0 && errno != EAGAIN) fail("timer: %s", strerror(errno));
                 continue;
             }
-            if (who == &in_door) {
-                for (int fd; (fd = accept4(door, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;) {
-                    struct connection *c = must(calloc(1, sizeof *c));
-                    c->fd = fd;
-                    listen_again(c);
-                    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-                    struct epoll_event ours = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = c};
-                    epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &ours);
-                }
+            if (who == &in_door || who == &in_path) {
+                let_in(who == &in_door ? door : path_door);
                 continue;
             }
             struct connection *c = who;

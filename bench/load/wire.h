@@ -24,7 +24,8 @@
 #define ANSWER_MAX (1 << 20)
 #define PLAN_WITHIN 4096 /* a plan stands in the first bytes of a body */
 #define LAST_EVENT "data: [DONE]\n\n"
-#define PLAN "bench wait=%llu chunks=%u gap=%llu each=%u event=%u answer=%u."
+#define PLAN "bench wait=%llu chunks=%u gap=%llu each=%u event=%u answer=%u drop=%u."
+#define NUMBER " request=" /* of a stream's request, behind the plan, in eight digits: none may come twice */
 
 struct plan {
     unsigned long long wait; /* microseconds until the answer begins */
@@ -33,6 +34,7 @@ struct plan {
     unsigned each;          /* events in one write */
     unsigned event;         /* bytes of one event */
     unsigned answer;        /* bytes of an answer in JSON */
+    unsigned drop;          /* 1: the connection is closed after a stream, although it was promised to be kept */
 };
 
 static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...) {
@@ -82,17 +84,17 @@ static inline size_t padded(char *to, size_t size, const char *head, const char 
 static inline size_t make_event(char *to, size_t size, unsigned number, bool last, uint64_t sent) {
     char head[256];
     snprintf(head, sizeof head,
-             "data: {\"id\":\"bench\",\"object\":\"chat.completion.chunk\",\"number\":%u,\"sent\":%llu,"
-             "\"choices\":[{\"index\":0,\"finish_reason\":%s,\"delta\":{\"content\":\"",
-             number, (unsigned long long)sent, last ? "\"stop\"" : "null");
+             "data: {\"id\":\"bench\",\"object\":\"chat.completion.chunk\",\"created\":1795000000,\"model\":\"bench\","
+             "\"choices\":[{\"index\":0,\"finish_reason\":%s,\"delta\":{\"content\":\"event %u, sent %llu ",
+             last ? "\"stop\"" : "null", number, (unsigned long long)sent);
     return padded(to, size, head, "\"}}]}\n\n");
 }
 
 static inline size_t make_answer(char *to, size_t size, uint64_t bytes, uint64_t sum) {
     char head[256];
     snprintf(head, sizeof head,
-             "{\"id\":\"bench\",\"object\":\"chat.completion\",\"text\":\"%llu bytes, sum %llu\","
-             "\"choices\":[{\"index\":0,\"finish_reason\":\"stop\",\"message\":{\"role\":\"assistant\",\"content\":\"",
+             "{\"id\":\"bench\",\"object\":\"chat.completion\",\"created\":1795000000,\"model\":\"bench\",\"choices\":"
+             "[{\"index\":0,\"finish_reason\":\"stop\",\"message\":{\"role\":\"assistant\",\"content\":\"%llu bytes, sum %llu ",
              (unsigned long long)bytes, (unsigned long long)sum);
     return padded(to, size, head, "\"}}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,\"total_tokens\":10}}");
 }

@@ -1,14 +1,16 @@
 """A whole run: what is measured, in which order, and what is told of it."""
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from bench.compare import caption, choose, choose_works, plan, tables
+from bench.compare import _is_failed, caption, choose, choose_works, plan, run, tables
 from bench.figures import DIRECT
 from bench.stand import BenchError
 from bench.subjects import SUBJECTS, Subject
-from bench.work import FULL, QUICK, SECTIONS, all_measures, works
+from bench.work import FULL, QUICK, SECTIONS, Work, all_measures, with_growth, works
 
 
 def test_each_round_holds_everything_once_in_an_order_of_its_own() -> None:
@@ -21,6 +23,50 @@ def test_each_round_holds_everything_once_in_an_order_of_its_own() -> None:
         sorted([(name, work.name) for name in subjects for work in chosen] + [(DIRECT, "chunk-200")])
     ]
     assert rounds[0] != rounds[1] != rounds[2]
+
+
+def test_a_subject_gets_the_work_that_it_takes_as_often_as_it_takes_it() -> None:
+    nginx = SUBJECTS["nginx"]
+    subjects = {
+        "few": replace(nginx, only=frozenset({"request"}), rounds=1),
+        "lacks": replace(nginx, lacks=frozenset({"request"})),
+    }
+    steps = [
+        (name, number, work.name) for number, name, work in plan(subjects, choose_works(QUICK, "request,short"), 2)
+    ]
+    assert sorted(steps) == [("few", 0, "request"), ("lacks", 0, "short"), ("lacks", 1, "short")]
+
+
+def test_a_run_fails_when_the_gateway_loses_something_and_not_when_another_peer_does() -> None:
+    assert not _is_failed({"lost": [("caddy", "Caddy, short: …")]})
+    assert _is_failed({"lost": [("caddy", "Caddy, short: …"), ("wakegate", "WakeGate, short: …")]})
+
+
+def test_a_run_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("bench.compare.build", lambda: None)
+    measured: list[str] = []
+
+    def measure(subject: Subject, work: Work, programs: object) -> dict[str, float]:
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(work.name)
+        return {work.name: float(len(measured))}
+
+    monkeypatch.setattr("bench.compare.measure", measure)
+    subjects, chosen = {"nginx": SUBJECTS["nginx"]}, choose_works(QUICK, "request,short")
+    with pytest.raises(KeyboardInterrupt):
+        run(QUICK, subjects, chosen, 2)
+    monkeypatch.setattr("bench.compare.measure", lambda *_: {"last": 9.0})
+    found = run(QUICK, subjects, chosen, 2, resume=True)["values"]
+    assert sum(len(row["nginx"]) for row in found.values()) == 4
+    assert found["last"]["nginx"] == [9.0]
+
+
+def test_growth_is_told_for_each_round_of_its_own() -> None:
+    values = {"steady-50": {"nginx": [2.0, 4.0]}, "steady-1000": {"nginx": [3.0, 4.0], "caddy": [1.0]}}
+    assert with_growth(values)["growth"] == {"nginx": [1.5, 1.0]}
+    assert "growth" not in with_growth({})
 
 
 def test_peers_that_are_not_installed_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

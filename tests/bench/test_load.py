@@ -15,15 +15,20 @@ from bench.stand import asked, build, engine_running
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Compiled here and now: -Wall -Wextra -Wpedantic -Werror."""
-    return build(tmp_path_factory.mktemp("built"))
-
-
-@pytest.fixture(scope="module")
 def engine(programs: tuple[Path, Path]) -> Iterator[int]:
     with engine_running(programs[0]) as port:
         yield port
+
+
+@pytest.fixture
+def fresh(programs: tuple[Path, Path], tmp_path: Path) -> Iterator[int]:
+    """An engine that has counted nothing yet, and listens on a unix socket, too."""
+    with engine_running(programs[0], tmp_path / "engine.sock") as port:
+        yield port
+
+
+def seen(port: int) -> dict[str, int]:
+    return dict(json.loads(asked(port, "GET", "/bench")[1].split(b"\r\n\r\n")[1]))
 
 
 def load(programs: tuple[Path, Path], port: int, **options: int) -> subprocess.CompletedProcess[str]:
@@ -70,16 +75,55 @@ def test_connections_are_kept(programs: tuple[Path, Path], engine: int) -> None:
 
 
 def test_the_engine_counts_what_reached_it(programs: tuple[Path, Path], engine: int) -> None:
-    def posts() -> int:
-        return int(json.loads(asked(engine, "GET", "/bench")[1].split(b"\r\n\r\n")[1])["posts"])
-
-    before = posts()
+    before = seen(engine)["posts"]
     load(programs, engine, connections=3, each=5)
-    assert posts() - before == 15
+    assert seen(engine)["posts"] - before == 15
+
+
+def test_the_engine_listens_on_a_unix_socket_too(fresh: int, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(tmp_path / "engine.sock"))
+        connection.sendall(b"GET /v1/models HTTP/1.1\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_the_engine_knows_a_request_that_comes_again(programs: tuple[Path, Path], fresh: int) -> None:
+    load(programs, fresh, connections=2, each=5, chunks=1)
+    assert seen(fresh)["twice"] == 0
+    load(programs, fresh, connections=2, each=5, chunks=1, number=8)
+    assert seen(fresh)["twice"] == 2  # 8 and 9 of the 10 before
+
+
+def test_a_caller_who_leaves_is_counted_on_both_sides(programs: tuple[Path, Path], fresh: int) -> None:
+    done = load(programs, fresh, connections=4, each=3, chunks=1000, gap=2000, leave=5)
+    assert (done.returncode, done.stderr) == (0, "")
+    counted = json.loads(done.stdout)
+    assert (counted["answers"], counted["left"], counted["chunks"]) == (0, 12, 60)
+    found = seen(fresh)
+    assert (found["posts"], found["cut"], found["open"]) == (12, 12, 0)
+    assert 5 <= found["sent_before_cut"] < 500
+
+
+def test_answers_that_are_lost_are_counted_where_that_was_asked_for(programs: tuple[Path, Path], fresh: int) -> None:
+    """Without a proxy: whoever asks again on a connection that the engine has closed hears nothing."""
+    options = {"connections": 4, "each": 6, "chunks": 2, "gap": 0, "drop": 1}
+    done = load(programs, fresh, **options, lossy=1)
+    counted = json.loads(done.stdout)
+    assert (done.returncode, counted["answers"] + counted["lost"]) == (0, 24)
+    assert counted["lost"] > 0
+    assert load(programs, fresh, **options).returncode == 1
+
+
+def test_it_tells_when_all_streams_are_open_and_when_the_first_ends(programs: tuple[Path, Path], engine: int) -> None:
+    done = load(programs, engine, connections=3, ramp=30, chunks=20, gap=10_000, tell=1)
+    first, second, last = done.stdout.splitlines()
+    opened, ended = int(first.removeprefix("open ")), int(second.removeprefix("ends "))
+    assert 3 <= opened < ended <= json.loads(last)["chunks"] == 60
 
 
 def test_the_engine_reads_chunked_bodies_and_asks_for_those_that_wait(engine: int) -> None:
-    plan = b"bench wait=0 chunks=0 gap=0 each=1 event=222 answer=400."
+    plan = b"bench wait=0 chunks=0 gap=0 each=1 event=222 answer=400 drop=0."
     head = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     head += b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
     with socket.create_connection(("127.0.0.1", engine), timeout=10) as connection:
@@ -87,7 +131,7 @@ def test_the_engine_reads_chunked_bodies_and_asks_for_those_that_wait(engine: in
         assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
         connection.sendall(b"20;x=y\r\n%b\r\n%x\r\n%b\r\n0\r\nA: b\r\n\r\n" % (plan[:32], len(plan) - 32, plan[32:]))
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
-    assert b'"text":"%d bytes, sum %d"' % (len(plan), sum(plan)) in answer
+    assert b'"content":"%d bytes, sum %d ' % (len(plan), sum(plan)) in answer
     assert len(answer.split(b"\r\n\r\n", 1)[1]) == 400
 
 
@@ -169,6 +213,54 @@ def test_a_stream_that_was_changed_fails_the_run(
         done = load(programs, port, chunks=3, gap=0)
     assert said in done.stderr
     assert done.returncode == (1 if said else 0), done.stderr
+
+
+def fewer_bytes(answer: bytes) -> bytes:
+    """What an engine says that got the request in other words."""
+    return answer.replace(b"1024 bytes, sum ", b"1020 bytes, sum ")
+
+
+def without_event_1(answer: bytes) -> bytes:
+    return without_event(1)(answer)
+
+
+def written_anew(answer: bytes) -> bytes:
+    return answer.replace(b'"created":1795000000,', b'"created":1795999999,')
+
+
+@pytest.mark.parametrize(
+    ("change", "loose", "right"),
+    [
+        (fewer_bytes, 0, False),
+        (fewer_bytes, 1, True),
+        (written_anew, 1, True),
+        (lambda answer: answer.replace(b"xxx", b"xyx", 1), 2, False),
+    ],
+)
+def test_an_engine_may_have_got_other_bytes_where_that_is_allowed(
+    programs: tuple[Path, Path], engine: int, change: Callable[[bytes], bytes], loose: int, right: bool
+) -> None:
+    with relay(engine, change) as port:
+        done = load(programs, port, loose=loose)
+    assert done.returncode == (0 if right else 1), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "loose", "right"),
+    [
+        (written_anew, 1, False),
+        (written_anew, 2, True),
+        (lambda answer: answer.replace(DONE, b"a\r\ndata: {}\n\n\r\n" + DONE), 2, True),
+        (lambda answer: answer.replace(b"xxx", b"xyx", 1), 2, False),
+        (without_event_1, 2, False),
+    ],
+)
+def test_a_stream_may_be_written_anew_where_that_is_allowed(
+    programs: tuple[Path, Path], engine: int, change: Callable[[bytes], bytes], loose: int, right: bool
+) -> None:
+    with relay(engine, change) as port:
+        done = load(programs, port, chunks=3, gap=0, loose=loose)
+    assert done.returncode == (0 if right else 1), done.stderr
 
 
 @pytest.mark.parametrize("length", [0, 10, 300, -1])

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench.processes import TICK, Busy, Stat, busy_in, cpu, family, memory, pss_in, read_stat, tree
+from bench.processes import TICK, Busy, Cpu, Stat, busy_in, cpu, family, memory, pss_in, read_stat, tree
 
 LINE = "812 (a) name (x) S 1 812 700 0 -1 4194560 100 200 0 0 150 50 30 20 20 0 1 0 4242 1000 50 18446744073709551615"
 
@@ -62,14 +62,20 @@ def test_cpu_time_of_living_and_of_buried_processes_counts_once_each() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         used = cpu(process.pid)
-        again = cpu(process.pid)
+        again = cpu(process.pid).since(used)
         assert process.pid in tree(process.pid)
         assert memory(tree(process.pid)) > 1_000_000
         process.communicate()
-    assert 0.18 <= used < 1  # both, and the start of two interpreters
-    assert 0 <= again - used < 0.1
+    assert 0.18 <= used.since(Cpu(0, 0)) < 1  # both, and the start of two interpreters
+    assert 0 <= again < 0.1
 
 
 def test_a_process_that_is_gone_has_used_nothing() -> None:
     process = subprocess.run([sys.executable, "-I", "-S", "-c", "import os; print(os.getpid())"], capture_output=True)
-    assert cpu(int(process.stdout)) == 0
+    assert cpu(int(process.stdout)) == Cpu(0, 0)
+
+
+def test_the_exact_time_counts_unless_threads_have_ended_and_taken_theirs_along() -> None:
+    assert Cpu(0.50, 0.513).since(Cpu(0.10, 0.108)) == pytest.approx(0.405)
+    assert Cpu(0.50, 0.250).since(Cpu(0.10, 0.108)) == pytest.approx(0.4)
+    assert Cpu(0.50, 0.0).since(Cpu(0.48, 0.0)) == pytest.approx(0.02), "a kernel that does not count so"

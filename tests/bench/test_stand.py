@@ -1,21 +1,17 @@
 """One measurement, as short as it can be. What it costs is not looked at here, only that it comes to a figure."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.stand import Lost, build, measure
+from bench.stand import Lost, measure, standing
 from bench.subjects import SUBJECTS, Launch, Place, Subject, program
 from bench.work import Form, works
 
-TINY = Form("tiny", seconds=0.03, streams=(1, 5), idle=4, uploads=2, burst=True)
+TINY = Form("tiny", seconds=0.03, streamed=0.03, streams=(1, 5), idle=4, uploads=2, whole=True)
 WORKS = {work.name: work for work in works(TINY)}
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return build(tmp_path_factory.mktemp("built"))
 
 
 @pytest.mark.parametrize("work", WORKS)
@@ -24,7 +20,8 @@ def test_every_work_comes_to_all_of_its_figures(programs: tuple[Path, Path], wor
     found = measure(SUBJECTS["nginx"], WORKS[work], programs)
     assert {each.name for each in WORKS[work].measures} <= set(found)
     assert {"start-listens", "start-answers"} <= set(found)
-    assert all(found[each.name] > 0 for each in WORKS[work].measures if not each.name.startswith(("gap", "idle")))
+    may_be_nothing = ("gap", "idle", "told", "promise")
+    assert all(found[each.name] > 0 for each in WORKS[work].measures if not each.name.startswith(may_be_nothing))
 
 
 @pytest.mark.parametrize("name", ["wakegate", "aiohttp", "caddy", "haproxy"])
@@ -42,6 +39,21 @@ def test_every_subject_carries_streams(programs: tuple[Path, Path], name: str) -
 
 def test_without_a_proxy_there_are_latencies_and_no_cost(programs: tuple[Path, Path]) -> None:
     assert set(measure(None, WORKS["chunk-5"], programs)) == {"gap-5", "first-p50-5", "first-p99-5"}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_subject_knows_its_port_and_its_engine(tmp_path: Path, name: str) -> None:
+    """Whether it is installed or not: what it would be started with."""
+    launch = SUBJECTS[name].launch(Place(tmp_path, 11111, 22222, 33333))
+    said = " ".join(launch.command) + str(launch.environment)
+    said += "".join(path.read_text() for path in tmp_path.iterdir() if path.is_file())
+    assert "11111" in said
+    assert "33333" in said or str(tmp_path / "engine.sock") in said
+
+
+def test_streams_that_stay_open_are_measured_apart_from_their_openings_and_ends(programs: tuple[Path, Path]) -> None:
+    work = replace(WORKS["chunk-5"], load={"connections": 5, "ramp": 20, "chunks": 30, "gap": 10_000})
+    assert measure(SUBJECTS["nginx"], work, programs)["steady-5"] > 0
 
 
 def broken(script: str) -> Subject:
@@ -75,3 +87,30 @@ while True:
 def test_a_subject_that_sends_a_request_twice_fails(programs: tuple[Path, Path]) -> None:
     with pytest.raises(Lost, match="answers, and the engine was asked"):
         measure(broken(TWICE), WORKS["request"], programs)
+
+
+DEAF = """
+import socket, sys, threading
+def carry(caller):
+    with socket.create_connection(("127.0.0.1", int(sys.argv[2]))) as engine:
+        engine.sendall(caller.recv(65536))
+        while data := engine.recv(65536):
+            try:
+                caller.sendall(data)
+            except OSError:
+                pass  # reads on, as if somebody heard it
+            if data.endswith(b"0\\r\\n\\r\\n") or b"Content-Length" in data:
+                break
+    caller.close()
+door = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=100)
+while True:
+    threading.Thread(target=carry, args=door.accept()[:1], daemon=True).start()
+"""
+
+
+def test_a_subject_that_does_not_tell_the_engine_who_left_fails(programs: tuple[Path, Path]) -> None:
+    with (
+        standing(broken(DEAF), programs) as stand,
+        pytest.raises(Lost, match="of 2 callers who left, the engine was told of 0 within 1 s"),
+    ):
+        stand.carry({"connections": 2, "chunks": 2000, "gap": 2000, "leave": 3})
