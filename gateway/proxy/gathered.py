@@ -99,13 +99,13 @@ class Gathered:
                 self._end_event()
 
     def problem(self) -> Refusal | None:
-        """Why this is not the whole answer. Ask at the end: a last event without its empty line is taken as it is."""
+        """Why this is not the whole answer. Ask at the end: a last event without its empty line is then taken, too."""
         if self._failure is not None:
             return self._failure
         try:
             self.feed(b"\n\n" if self._line or self._data else b"")
         except Refused:
-            return _lost()
+            pass  # half an event: what matters is whether a choice is missing or has no end
         if len(self._choices) < max(1, self._asked) or not all(choice.has_ended for choice in self._choices.values()):
             return _lost()
         return None
@@ -201,7 +201,8 @@ class _Choice:
             if name in _CHOICES_OWN:
                 continue
             if name == "logprobs" and isinstance(value, dict):
-                value = _go_on(self._said.get(name) or {}, value)
+                held = self._said.get(name)
+                value = _go_on(held if isinstance(held, dict) else {}, value)
                 grown += size
             elif isinstance(value, list):
                 grown += size

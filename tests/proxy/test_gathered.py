@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types import Completion
@@ -175,6 +175,11 @@ def test_logprobs_of_a_chat_go_on_and_stay_null_where_nobody_asked() -> None:
     assert "logprobs" not in whole(chunk({"content": "x"}), END)["choices"][0]
 
 
+def test_logprobs_of_another_form_are_replaced() -> None:
+    said = chunk({}, logprobs=[1]), chunk({}, "stop", logprobs={"content": []})
+    assert whole(*said)["choices"][0]["logprobs"] == {"content": []}
+
+
 def test_logprobs_of_a_completion_go_on_whatever_the_tokens_are() -> None:
     """A token may be called `index`."""
     first = {"tokens": ["a"], "token_logprobs": [None], "top_logprobs": [None], "text_offset": [0]}
@@ -207,7 +212,9 @@ def test_what_is_said_of_the_answer_is_said_last() -> None:
     counts = {"prompt_tokens": 3, "completion_tokens": 4, "completion_tokens_details": {"reasoning_tokens": 1}}
     last = {**HEAD, "choices": [], "usage": counts, "timings": {"n": 2}, "system_fingerprint": "f", "service_tier": "x"}
     early = {**HEAD, "choices": [], "usage": None, "timings": {"n": 1}, "prompt_filter_results": [1]}
-    answer = gathered(event(early), chunk({"content": "a"}), END, event(last), event(HEAD | {"choices": None}), DONE)
+    answer = gathered(
+        event(early), chunk({"content": "a"}), END, event(last), event(HEAD | {"choices": None, "usage": None}), DONE
+    )
     assert json.loads(answer.answer()) == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -339,12 +346,51 @@ def test_events_of_other_sorts_are_passed_over() -> None:
     assert whole(stream)["choices"][0]["message"]["content"] == "a"
 
 
-def test_an_event_may_have_several_lines() -> None:
-    assert whole(END.replace(b',"choices"', b',\ndata:"choices"'))["choices"][0]["finish_reason"] == "stop"
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_an_event_may_have_several_lines_however_they_end_and_wherever_they_are_cut(end: bytes) -> None:
+    stream = END.replace(b',"choices"', b',\ndata:"choices"').replace(b"\n", end)
+    for at in range(len(stream)):
+        assert whole(stream[:at], stream[at:])["choices"][0]["finish_reason"] == "stop"
 
 
 def test_a_last_event_without_its_empty_line_counts() -> None:
     assert gathered(chunk({"content": "a"}) + END.rstrip()).complete
+
+
+def test_half_an_event_behind_the_last_choice_costs_the_caller_nothing_but_it() -> None:
+    """The engine ended while it said its usage."""
+    answer = gathered(chunk({"content": "a"}) + END + b'data: {"choices":[],"usage":{"prompt')
+    assert answer.complete
+    assert json.loads(answer.answer())["choices"][0]["message"]["content"] == "a"
+    assert answer.usage is None
+
+
+names = st.sampled_from(
+    [
+        *("choices", "usage", "error", "index", "delta", "text", "logprobs", "finish_reason", "message", "token_ids"),
+        *("content", "role", "id", "type", "tool_calls", "function_call", "function", "name", "arguments"),
+    ]
+)
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-1, 2), st.floats(), st.text(max_size=3)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=4)),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.fixed_dictionaries({"choices": st.lists(st.dictionaries(names, anything))}) | anything, max_size=4))
+def test_whatever_an_engine_says_nothing_but_a_refusal_or_json_comes_of_it(events: list[Any]) -> None:
+    for kind in (CHAT, TEXT):
+        answer = Gathered(kind)
+        try:
+            for each in events:
+                answer.feed(event(each))
+            assert json.loads(answer.answer())["choices"]
+        except Refused:
+            pass
+        assert answer.size >= 0
+        assert answer.usage is None or answer.usage.total >= 0
 
 
 # -- how much is held -------------------------------------------------------------------------

@@ -181,6 +181,12 @@ def test_the_last_one_counts() -> None:
     assert watched(*(event({"usage": {"prompt_tokens": 12, "completion_tokens": n}}) for n in range(35))) == SAID
 
 
+def test_it_is_found_wherever_the_read_was_cut() -> None:
+    stream = b"".join(CHAT_STREAM)
+    for at in range(len(stream)):
+        assert watched(stream[:at], stream[at:]) == SAID
+
+
 def test_a_stream_without_usage() -> None:
     assert watched(*[event(TEXT)] * 3, b"data: [DONE]\n\n") is None
 
@@ -322,6 +328,7 @@ def test_one_that_says_more_or_is_written_in_another_way_does_not_pass() -> None
         choice('{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'),
         b": " + compact({"choices": [], "usage": CHAT}) + b"\n\n",
         b'data: {"choices":[],\ndata: "usage":{}}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":1}}\ndata: and more\n\n',
         b'data: {"choices":[],"usage":{"prompt_tokens":1}\n\n',
     ],
     ids=[
@@ -334,6 +341,7 @@ def test_one_that_says_more_or_is_written_in_another_way_does_not_pass() -> None
         "in a text",
         "in a comment",
         "in two lines",
+        "in one of two lines",
         "no JSON",
     ],
 )
@@ -368,6 +376,7 @@ def test_it_is_put_back_only_where_it_can_be() -> None:
     assert stripped(choice(), usage, DONE) == choice() + DONE
     assert stripped(choice(timings=1) + usage) == choice(timings=1)
     assert stripped(b": loading\n\n" + usage) == b": loading\n\n"
+    assert stripped(event({"choices": []}) + usage) == event({"choices": []})
     assert stripped(b"data: half}\n\n" + usage) == b"data: half}\n\n"
 
 
