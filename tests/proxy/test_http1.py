@@ -159,6 +159,19 @@ def test_a_head_may_be_as_large_as_its_limits() -> None:
     assert read(OK + b"X: \r\n" * HEADERS_MAX + b"\r\n").verdict == "whole"
 
 
+def test_a_head_must_not_be_larger_than_its_limit() -> None:
+    rest = HEAD_MAX + 1 - len(OK + b"\r\n\r\n") - 7 * (LINE_MAX + 2)
+    larger = OK + header_line(LINE_MAX) * 7 + header_line(rest) + b"\r\n"
+    assert len(larger) == HEAD_MAX + 1 and read(larger).verdict == "malformed"
+    fed(larger[: HEAD_MAX - 1])
+    with pytest.raises(Malformed):
+        fed(larger[:HEAD_MAX])
+
+
+def test_nobody_asked_to_change_the_protocol() -> None:
+    assert read(b"HTTP/1.1 101 Switching\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n").verdict == "malformed"
+
+
 def test_a_head_without_an_end_is_refused_before_it_ends() -> None:
     parser = fed(OK)
     with pytest.raises(Malformed):
@@ -305,7 +318,10 @@ def test_half_a_line_end_behind_a_size_is_refused_at_once(half: bytes) -> None:
         parser.feed(half)
 
 
-@pytest.mark.parametrize("trailers", [b"X-A: a\r\n", b"X-A:\r\nX-B: b\r\n" * 9, header_line(LINE_MAX) * 7])
+@pytest.mark.parametrize(
+    "trailers",
+    [b"X-A: a\r\n", b"X-A:\r\nX-B: b\r\n" * 9, header_line(LINE_MAX) * 7 + header_line(4000) + header_line(4188)],
+)
 def test_trailers_are_read_and_dropped(trailers: bytes) -> None:
     answer = OK + CHUNKED + b"\r\n" + chunk(b"abc") + b"0\r\n" + trailers + b"\r\n"
     assert read(answer) == Reading("whole", 200, [("transfer-encoding", "chunked")], b"abc")
@@ -325,7 +341,7 @@ def test_trailers_are_read_and_dropped(trailers: bytes) -> None:
             b"0\r\n",
             b": a\r\n",
         ),
-        header_line(LINE_MAX) * 9,
+        header_line(LINE_MAX) * 7 + header_line(4000) + header_line(4189),  # a byte too many
         header_line(LINE_MAX + 1),
     ],
     ids=lambda trailers: repr(trailers[:40]),
@@ -442,6 +458,7 @@ def test_the_message_is_ours_and_so_is_the_repr() -> None:
         "<AnswerParser to POST: Head(status=200, length=None, chunked=True, reusable=True), "
         "awaits the rest of a chunk, 2 bytes>"
     )
+    assert repr(fed(OK + CHUNKED + b"\r\n" + END)).endswith("awaits nothing more>")
 
 
 # -- what it costs -----------------------------------------------------------------------------
