@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types import Completion
@@ -365,27 +365,33 @@ def test_half_an_event_behind_the_last_choice_costs_the_caller_nothing_but_it() 
     assert answer.usage is None
 
 
-names = st.sampled_from(
-    [
-        *("choices", "usage", "error", "index", "delta", "text", "logprobs", "finish_reason", "message", "token_ids"),
-        *("content", "role", "id", "type", "tool_calls", "function_call", "function", "name", "arguments"),
-    ]
-)
-anything = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-1, 2), st.floats(), st.text(max_size=3)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=4)),
-    max_leaves=6,
+NAMES = (
+    *("choices", "usage", "error", "index", "delta", "text", "logprobs", "finish_reason", "message", "token_ids"),
+    *("content", "role", "id", "type", "tool_calls", "function_call", "function", "name", "arguments"),
 )
 
 
-@settings(max_examples=50)
-@given(st.lists(st.fixed_dictionaries({"choices": st.lists(st.dictionaries(names, anything))}) | anything, max_size=4))
-def test_whatever_an_engine_says_nothing_but_a_refusal_or_json_comes_of_it(events: list[Any]) -> None:
+def anything(chance: random.Random, depth: int) -> Any:
+    """An engine's word without its sense."""
+    kind = chance.randrange(7 if depth else 5)
+    if kind == 5:
+        return [anything(chance, depth - 1) for _ in range(chance.randrange(3))]
+    if kind == 6:
+        return {name: anything(chance, depth - 1) for name in chance.sample(NAMES, chance.randrange(5))}
+    return (None, chance.random() < 0.5, chance.randint(-1, 2), 0.5, "x")[kind]
+
+
+@given(st.integers(0, 2**32))
+def test_whatever_an_engine_says_nothing_but_a_refusal_or_json_comes_of_it(seed: int) -> None:
+    chance = random.Random(seed)
     for kind in (CHAT, TEXT):
         answer = Gathered(kind)
         try:
-            for each in events:
-                answer.feed(event(each))
+            for _ in range(4):
+                choice = {name: anything(chance, 3) for name in chance.sample(NAMES, 6)}
+                if chance.random() < 0.9:
+                    choice |= {"index": 0, "finish_reason": "stop"}
+                answer.feed(event({"choices": [choice], chance.choice(NAMES[3:]): anything(chance, 3)}))
             assert json.loads(answer.answer())["choices"]
         except Refused:
             pass
