@@ -4,7 +4,8 @@ A request asks `admit()` and gets a verdict at once: a `Ticket` (with the instan
 `Refusal`. Everything that happens is told to the lifecycle as an event, in order, by `_tell`; what it orders is carried
 out by tasks that end in further events. Nobody else changes the state of an upstream, or reads it to decide something.
 
-One Conductor is one upstream. It knows nothing of HTTP.
+One Conductor is one upstream. It knows nothing of HTTP. Each request comes by here twice, so nothing is walked through
+for one, and nobody told of it: bench/admission.py says what that costs.
 """
 
 import asyncio
@@ -69,6 +70,10 @@ STOP_MARGIN = 30.0
 """Seconds beyond what a stop was given after which the provider's call is taken for hung. The local provider, with its
 guard stuck and its sweep slow, answers within 20."""
 
+NEVER = float("inf")
+SERVING = (State.READY, State.DRAINING)
+"""A drain lets those who are in line already have their turn, as long as it serves."""
+
 NOT_CARRIED_OUT = "The start could not be carried out on this machine; its log says why."
 FAULT = "The start failed by a fault of the gateway's own; its log says more."
 UNWATCHED = "The gateway lost sight of it; its log says more."
@@ -105,19 +110,22 @@ class Ticket:
 
     __slots__ = ("_conductor", "_task", "_turn", "active", "cut_short", "id", "instance")
 
-    def __init__(self, conductor: "Conductor", request: str) -> None:
+    def __init__(
+        self, conductor: "Conductor", request: str, instance: Instance | None, turn: "asyncio.Future[Instance] | None"
+    ) -> None:
         self.id = request
-        self.instance: Instance | None = None
+        self.instance = instance
         self.active = True
         """Whether its end counts as activity; the engine's own 4xx does not."""
         self.cut_short: Refusal | None = None
         """Set when the gateway, not the caller, ends it: the drain's time is over."""
         self._conductor = conductor
-        self._turn: asyncio.Future[Instance] = asyncio.get_running_loop().create_future()
+        self._turn = turn
+        """None: it was granted at once."""
         self._task: asyncio.Task[Any] | None = None
 
     def __repr__(self) -> str:
-        turned_away = self._turn.done() and self.instance is None
+        turned_away = self._turn is not None and self._turn.done()
         return f"<Ticket {self.id} {'in flight' if self.instance else 'turned away' if turned_away else 'in line'}>"
 
     async def wait(self, timeout: float | None) -> Instance | None:
@@ -125,7 +133,7 @@ class Ticket:
 
         Cancelled or timed out, the place in line stays until the ticket is given back.
         """
-        if self.instance is not None:
+        if self.instance is not None or self._turn is None:
             return self.instance
         done, _ = await asyncio.wait({self._turn}, timeout=timeout)
         return self._turn.result() if done else None
@@ -135,12 +143,12 @@ class Ticket:
         self._task = task
 
     def grant(self, instance: Instance) -> None:
-        if not self._turn.done():
+        if self._turn is not None and not self._turn.done():
             self.instance = instance
             self._turn.set_result(instance)
 
     def turn_away(self, refused: Refused) -> None:
-        if not self._turn.done():
+        if self._turn is not None and not self._turn.done():
             self._turn.set_exception(refused)
             self._turn.exception()  # a caller who left never asks; that is no error to log
 
@@ -210,10 +218,15 @@ class Conductor:
         journal: Journal | None = None,
         on_change: Callable[["Conductor"], None] = lambda conductor: None,
     ) -> None:
+        """`on_change` hears of another state, and of what a start says of its loading. Not of each request: whoever
+        wants counts reads them when asked."""
         self.name = name
         self.provider = provider
-        self._names = {public_name(name): name for name in provider.profile.models}
+        self.models: tuple[str, ...] = ()
+        """The names of what is served, as far as they are known yet; the first is the usual one."""
+        self._names: dict[str, str] = {}
         """What callers call the models, and what the engine calls them."""
+        self._learn_names(provider.profile.models)
         self._lifecycle = lifecycle
         self._admission = admission
         self._limits = limits
@@ -230,7 +243,9 @@ class Conductor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: deque[Event] = deque()
         self._telling = False
-        self._due: float | None = None
+        self._told: tuple[State, Loading | None] | None = None
+        """What `on_change` has heard of."""
+        self._due = NEVER
         self._timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
 
@@ -252,10 +267,9 @@ class Conductor:
         verdict = self._admission.offer(request, size_bytes=size, patience=patience, now=now, slots=slots)
         if isinstance(verdict, Full):
             return refuse("queue_full", verdict.reason, retry_after=verdict.retry_after).refusal
-        ticket = Ticket(self, request)
+        instance = self._run.instance if isinstance(verdict, Admitted) else None
+        ticket = Ticket(self, request, instance, self._loop.create_future() if instance is None else None)
         self._tickets[request] = ticket
-        if isinstance(verdict, Admitted):
-            self._grant([request])
         self._tell(RequestArrived(request))
         return ticket
 
@@ -268,18 +282,15 @@ class Conductor:
             self._tell(RequestFinished(ticket.id, ticket.active))
         else:
             self._tell(RequestLeft(ticket.id))
-        self._grant(admitted)
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The names of what is served, as far as they are known yet; the first is the usual one."""
-        return tuple(self._names)
+        if admitted:
+            self._grant(admitted)
 
     def name_for(self, model: str | None) -> str | None:
         """What the engine calls the model that a caller asks for: the usual one where it has none of that name. None:
         nobody knows, let the engine decide."""
-        usual = next(iter(self._names.values()), None)
-        return self._names.get(model, usual) if model is not None else usual
+        if model is not None and model in self._names:
+            return self._names[model]
+        return self._names[self.models[0]] if self.models else None
 
     def wake(self) -> None:
         """Somebody wants it up, without a request of their own."""
@@ -288,6 +299,11 @@ class Conductor:
     @property
     def state(self) -> State:
         return self._lifecycle.state
+
+    @property
+    def since(self) -> float:
+        """Loop time at which the state began."""
+        return self._lifecycle.since
 
     def snapshot(self) -> Snapshot:
         lifecycle = self._lifecycle
@@ -341,12 +357,15 @@ class Conductor:
             while self._events:
                 for effect in self._lifecycle.handle(self._events.popleft(), now=self._loop.time()):
                     self._carry_out(effect)
-                # A drain lets those who are in line already have their turn, as long as it serves.
-                if self._lifecycle.state not in (State.READY, State.DRAINING):
+                if self._lifecycle.state not in SERVING:
                     self._admission.close()
         finally:
             self._telling = False
         self._arm()
+        tale = self._lifecycle.state, self._loading
+        if tale == self._told:
+            return
+        self._told = tale
         try:
             self._on_change(self)
         except Exception:  # whoever looks on may fail; the upstream goes on
@@ -391,18 +410,20 @@ class Conductor:
     # -- one timer -----------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        deadlines = (self._lifecycle.next_deadline(), self._admission.next_deadline())
-        due = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        if due == self._due:
+        """It is set for what comes first, and put forward, but never off: one that rings too early is set again, and
+        that is once in an idle time instead of with every request."""
+        due, too_late = self._lifecycle.next_deadline(), self._admission.next_deadline()
+        if due is None or (too_late is not None and too_late < due):
+            due = too_late
+        if due is None or due >= self._due:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._due, self._timer = due, None
-        if due is not None:
-            self._timer = self._loop.call_at(max(due, self._loop.time() + CLOCK_STEP), self._time_passed)
+        self._due = due
+        self._timer = self._loop.call_at(max(due, self._loop.time() + CLOCK_STEP), self._time_passed)
 
     def _time_passed(self) -> None:
-        self._due = self._timer = None
+        self._due, self._timer = NEVER, None
         waited = refuse(
             "queue_timeout", "Waited in line for QUEUE_TIMEOUT; the upstream is busy with others.", retry_after=10
         )
@@ -456,7 +477,8 @@ class Conductor:
                     self._loading = news
                     self._tell(StartProgressed(run.number))
             case Ready(models, concurrency):
-                self._names = {public_name(name): name for name in models} or self._names
+                if models:
+                    self._learn_names(models)
                 if concurrency and self._limits_for is not None:
                     self._grant(self._admission.change(self._limits_for(concurrency), now=self._loop.time()))
                 self._tell(BecameReady(run.number))
@@ -465,6 +487,10 @@ class Conductor:
             case Gone(reason, lasting, detail):
                 run.instance = None
                 self._fell(run, InstanceLost(run.number, reason, lasting), detail)
+
+    def _learn_names(self, models: tuple[str, ...]) -> None:
+        self._names = {public_name(name): name for name in models}
+        self.models = tuple(self._names)
 
     def _fell(self, run: Run, fact: InstanceLost | InstanceBroken, detail: str = "") -> None:
         if run is self._run:

@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -102,6 +103,98 @@ async def test_a_request_for_several_answers_takes_so_many_slots() -> None:
             assert both.instance is not None and other.instance is None
         assert other.instance is not None
         on.conductor.give_back(other)
+
+
+def steps_of(work: Callable[[], object]) -> int:
+    """Lines of Python that it takes: what it walks through counts once for each of them."""
+    steps = 0
+
+    def look(frame: object, event: str, _: object) -> Any:
+        nonlocal steps
+        steps += event == "line"
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+@pytest.mark.parametrize("slots", [1000, 1], ids=["in flight", "in line"])
+def test_a_request_takes_as_many_steps_beside_many_others_as_beside_two(slots: int) -> None:
+    """Nothing is walked through for each request: neither those in flight, nor the line."""
+
+    async def story() -> None:
+        async with stage(slots=slots) as on:
+            await ready_stage(on)
+            here = [ticket_of(on.conductor.admit(f"early {number}", size=1)) for number in range(3)]
+
+            def one_comes_and_one_goes() -> None:
+                here.append(ticket_of(on.conductor.admit(f"{len(here)}", size=1)))
+                on.conductor.give_back(here.pop(0))
+
+            def one_leaves_at_once() -> None:
+                on.conductor.give_back(ticket_of(on.conductor.admit("short", size=1)))
+
+            few = steps_of(one_comes_and_one_goes), steps_of(one_leaves_at_once)
+            here += [ticket_of(on.conductor.admit(f"other {number}", size=1)) for number in range(500)]
+            assert (steps_of(one_comes_and_one_goes), steps_of(one_leaves_at_once)) == few
+            for ticket in here:
+                on.conductor.give_back(ticket)
+
+    run(story())
+
+
+@in_simulated_time
+async def test_requests_of_a_ready_upstream_set_no_timer_each() -> None:
+    """The one that stands rings once in an idle time, and is set again for what is left of it."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimulatedLoop)
+    async with stage(idle_timeout=60) as on:
+        await ready_stage(on)
+        before = loop.timers
+        for number in range(1000):
+            with ticket_of(on.conductor.admit(f"r{number}", size=1)):
+                pass
+        assert loop.timers == before
+        came = loop.time()
+        await until(lambda: on.state is not State.READY)
+        assert loop.time() - came == pytest.approx(60, abs=0.02)
+
+
+@in_simulated_time
+async def test_requests_of_a_ready_upstream_are_no_change_to_tell_of() -> None:
+    told: list[tuple[State, Loading | None]] = []
+
+    def hear(conductor: Conductor) -> None:
+        snapshot = conductor.snapshot()
+        told.append((snapshot.state, snapshot.loading))
+
+    async with stage(Played(ready_after=None), slots=1, on_change=hear) as on:
+        callers = on.come_many(3)
+        await asyncio.sleep(1)
+        for ratio in (0.5, 0.5, 0.9):
+            on.provider.tell(Loading("loading", ratio))
+            await asyncio.sleep(1)
+        on.provider.tell(Ready())
+        await asyncio.gather(*callers)
+        loading = [(State.STARTING, Loading("loading", ratio)) for ratio in (0.5, 0.9)]
+        assert told == [(State.STARTING, None), *loading, (State.READY, None)]
+
+
+@in_simulated_time
+async def test_a_ticket_says_where_it_stands() -> None:
+    async with stage(slots=1, queue_timeout=10) as on:
+        await ready_stage(on)
+        first, second = (ticket_of(on.conductor.admit(name, size=1)) for name in "ab")
+        assert (repr(first), repr(second)) == ("<Ticket a in flight>", "<Ticket b in line>")
+        await asyncio.sleep(11)
+        assert repr(second) == "<Ticket b turned away>"
+        on.conductor.give_back(first)
+        on.conductor.give_back(second)
 
 
 # --- giving back

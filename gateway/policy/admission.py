@@ -57,6 +57,9 @@ class Full:
 
 Verdict = Admitted | Queued | Full
 
+_ADMITTED = Admitted()
+"""It says nothing of the request: one serves all."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -115,9 +118,8 @@ class Admission:
         """
         if request in self._running or request in self._line:
             raise ValueError(f"request {request} is here already: {self!r}")
-        if not self._line and self._fits(slots):
-            self._let_in(request, now, slots)
-            return Admitted()
+        if not self._line and self._let_in(request, slots, now):
+            return _ADMITTED
         full = self._why_full(size_bytes, patience)
         if full is not None:
             return full
@@ -197,15 +199,15 @@ class Admission:
         free = max(0, self._limits.concurrency - self._taken)
         return self._mean * max(0, position - free) / self._limits.concurrency
 
-    def _fits(self, slots: int) -> bool:
-        if self._opened_at is None:
+    def _let_in(self, request: str, slots: int, now: float) -> bool:
+        """Give it the slots that it asks for, at most all there are. False: so many are not free, or it is closed."""
+        concurrency = self._limits.concurrency
+        taken = slots if slots < concurrency else concurrency
+        if self._opened_at is None or self._taken + taken > concurrency:
             return False
-        return self._taken + min(slots, self._limits.concurrency) <= self._limits.concurrency
-
-    def _let_in(self, request: str, now: float, slots: int) -> None:
-        taken = min(slots, self._limits.concurrency)
         self._running[request] = (now, taken)
         self._taken += taken
+        return True
 
     def _why_full(self, size_bytes: int, patience: float | None) -> Full | None:
         limits = self._limits
@@ -230,13 +232,13 @@ class Admission:
         admitted: list[str] = []
         while self._line:
             request, place = next(iter(self._line.items()))
-            if not self._fits(place.slots):
+            if not self._let_in(request, place.slots, now):
                 break
             self._leave_line(request)
-            self._let_in(request, now, place.slots)
             admitted.append(request)
         return admitted
 
     def _time(self, took: float) -> None:
         self._timed += 1
-        self._mean += (took - self._mean) * max(WEIGHT, 1 / self._timed)
+        weight = 1 / self._timed
+        self._mean += (took - self._mean) * (weight if weight > WEIGHT else WEIGHT)

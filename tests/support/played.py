@@ -60,6 +60,8 @@ class Played:
         """Callers who are being answered, by instance."""
         self.may_cut = False
         """Whether an instance may be stopped under its callers now."""
+        self.slots = 0
+        """As many as it was configured to work on at once, if it says no other number itself."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.closed = False
 
@@ -207,6 +209,7 @@ async def stage(
 ) -> AsyncIterator[Stage]:
     """A conductor in production's settings, but for what is named. In the end callers are sent away and it closes."""
     played = provider or Played()
+    played.slots = slots
     line = AdmissionLimits(concurrency=slots, max_queue_size=queue, queue_timeout=queue_timeout)
     built = Stage(
         Conductor(
@@ -248,6 +251,9 @@ async def call(conductor: Conductor, name: str, takes: float = 1.0, patience: fl
                 return "sent back"
             provider = conductor.provider
             assert isinstance(provider, Played)
+            in_flight, slots = conductor.snapshot().in_flight, max(provider.slots, provider.ready.concurrency or 0)
+            if in_flight > slots:
+                provider.wrongs.append(f"{in_flight} in flight on {slots} slots")
             with provider.answering(instance):
                 await asyncio.sleep(takes)
             return "answered"

@@ -107,6 +107,8 @@ class _Facts:
         self.settings = settings
         self._state = State.STOPPED
         self._now = self._since = now
+        self._deadline: float | None = None
+        """The first moment at which something follows, as things are."""
         self._orders: list[Effect] = []
 
         self._here: dict[str, None] = {}
@@ -604,6 +606,7 @@ FOLLOWS: Mapping[State, tuple[Follow, ...]] = {
     ),
 }
 
+_TURNING_AWAY = (State.DRAINING, State.FAILED)
 _MOST_STEPS = 16
 """More than any chain of FOLLOWS has; beyond it, a rule does not undo its own `due`."""
 
@@ -628,14 +631,15 @@ class Lifecycle(_Facts):
 
     def next_deadline(self) -> float | None:
         """When `TimePassed` must be told at the latest. Always later than the last `now`; None: only news can help."""
-        moments = [due for follow in self.follows[self._state] if (due := follow.due(self)) is not None]
-        return min(moments, default=None)
+        return self._deadline
 
     def refusal(self, now: float) -> TurnedAway | None:
         """Why a request that came at `now` would be refused; None: it may arrive. Changes nothing."""
+        if self._state not in _TURNING_AWAY:
+            return None
         if self._state is State.DRAINING:
             return TurnedAway("draining", DRAINING, None)
-        if self._state is State.FAILED and now < self._retry_due:
+        if now < self._retry_due:
             return TurnedAway(self._tries.code or "start_failed", self._tries.reason or "", self._retry_due - now)
         return None
 
@@ -649,13 +653,20 @@ class Lifecycle(_Facts):
         self._state = rule.to or self._state
 
     def _settle(self) -> None:
+        """Do what is due, until nothing is. Of what is not, the first is the deadline."""
         for _ in range(_MOST_STEPS):
+            first = None
             for follow in self.follows[self._state]:
                 due = follow.due(self)
-                if due is not None and due <= self._now:
+                if due is None:
+                    continue
+                if due <= self._now:
                     self._apply(follow, None)
                     break
+                if first is None or due < first:
+                    first = due
             else:
+                self._deadline = first
                 return
         raise RuntimeError(f"the rules that follow go round for ever: {self!r}")
 
