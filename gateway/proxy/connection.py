@@ -20,6 +20,7 @@ import struct
 from collections.abc import Callable
 from typing import Final, Literal, cast
 
+from gateway.proxy.alarms import Alarms
 from gateway.proxy.http1 import AnswerParser, Head
 
 HELD: Final = 64 * 1024
@@ -45,6 +46,7 @@ class Connection(asyncio.Protocol):
     """Ask one thing at a time. Whoever has it gives it back to its pool or aborts it."""
 
     __slots__ = (
+        "_alarms",
         "_answered",
         "_asked",
         "_clock",
@@ -71,8 +73,9 @@ class Connection(asyncio.Protocol):
         "writing_paused",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, over: Over) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, over: Over, alarms: Alarms | None = None) -> None:
         self._loop = loop
+        self._alarms = alarms or Alarms(loop)
         self._clock = loop.time
         self._over = over
         self._transport: asyncio.Transport | None = None
@@ -182,15 +185,12 @@ class Connection(asyncio.Protocol):
             except Exception as error:
                 self._fail(error)
 
-    async def news(self, within: float) -> None:
-        """Until something changed (a head, held bytes, an end, room to send, a call of `wake`), or so many seconds."""
-        waiter = self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(within, self.wake)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
+    def news(self, within: float) -> asyncio.Future[None]:
+        """Done when something changed (a head, held bytes, an end, room to send, a call of `wake`), or after so many
+        seconds; sometimes for nothing."""
+        self._waiter = self._loop.create_future()
+        self._alarms.set(self, self._clock() + within)
+        return self._waiter
 
     def wake(self) -> None:
         waiter = self._waiter
@@ -213,6 +213,7 @@ class Connection(asyncio.Protocol):
 
     def rest(self, seconds: float) -> None:
         """The answer is over and was taken; it can be asked again then, for as long as it stays silent."""
+        self._alarms.drop(self)
         self._parser = None
         self._take = None
         self.idle_since = self._clock() + seconds
@@ -248,6 +249,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """At once, which is how an engine learns to stop its work."""
+        self._alarms.drop(self)
         self._take = None
         if self._transport is not None:
             self._transport.abort()

@@ -22,6 +22,7 @@ import aiohappyeyeballs
 from yarl import URL
 
 from gateway.providers.base import Endpoint
+from gateway.proxy.alarms import Alarms
 from gateway.proxy.connection import Connection, Over
 
 KEEP: Final = 2.5
@@ -61,6 +62,7 @@ class Pool:
         self._tls = _tls() if url.scheme == "https" and endpoint.socket is None else None
         self._over: Over = "unix" if endpoint.socket is not None else "tls" if self._tls is not None else "tcp"
         self._connect = connect
+        self._alarms = Alarms(self._loop)
         self._idle: list[Connection] = []
         self._keep = KEEP
         self._is_trusted = False
@@ -134,7 +136,7 @@ class Pool:
 
     async def open(self) -> Connection:
         """A new connection. Raises OSError (no route, no name, refused, TLS that is not right), TimeoutError."""
-        connection = Connection(self._loop, self._over)
+        connection = Connection(self._loop, self._over, self._alarms)
         try:
             async with asyncio.timeout(self._connect):
                 await self._open(connection)

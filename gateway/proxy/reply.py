@@ -116,34 +116,35 @@ def common_headers(keep_alive: bool, request: web.BaseRequest) -> list[tuple[str
 class Reply:
     """What one caller hears. Made when its head was read, ended exactly once."""
 
-    # What most replies never change stands here, and costs an idle stream nothing.
-    streams = False
-    """Whether the caller asked for an event stream: only then may it be committed before the engine answers."""
-    status = 0
-    bytes_sent = 0
-    """Of the body, heartbeats and events of our own included; without the framing."""
-    first_byte_at: float | None = None
-    """Loop time of the answer's first byte; the company that a waiting stream is kept is none."""
-    first_token_at: float | None = None
-    """Loop time of the first event that says something."""
-    longest_gap = 0.0
-    """Seconds between two reads of a stream."""
-    events = 0
-    """Of the engine's, passed on: about as many as tokens, where it does not count them itself."""
-    refused: Refusal | None = None
-    next_sequence = 0
-    """The number of an event of our own after what was passed on (`/v1/responses` counts its events)."""
-    extra: tuple[tuple[str, str], ...] = ()
-    """Headers of every answer to this caller, errors included: what a browser asks for, what is left of a limit."""
-    usage: Usage | None = None
-    """Tokens that the engine says it read and wrote for this answer."""
-    _phase = Phase.OPEN
-    _is_event_stream = False
-    _frames = False
-    """Whether what is said is put into chunks: decided with the head."""
-    _declared: int | None = None
-    _unsent = b""
-    """The head of an answer whose first bytes may go with it."""
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_clock",
+        "_declared",
+        "_frames",
+        "_is_event_stream",
+        "_phase",
+        "_protocol",
+        "_request",
+        "_transport",
+        "_unsent",
+        "_write_timeout",
+        "bytes_sent",
+        "dialect",
+        "events",
+        "extra",
+        "first_byte_at",
+        "first_token_at",
+        "keep_alive",
+        "longest_gap",
+        "next_sequence",
+        "refused",
+        "request_id",
+        "status",
+        "streams",
+        "timings",
+        "usage",
+    )
 
     def __init__(self, request: web.BaseRequest, dialect: Dialect, *, request_id: str, write_timeout: float) -> None:
         self.request_id = request_id
@@ -157,6 +158,33 @@ class Reply:
         self._chunked = request.version >= HttpVersion11
         self._bodiless = request.method == "HEAD"
         self._write_timeout = write_timeout
+        self.streams = False
+        """Whether the caller asked for an event stream: only then may it be committed before the engine answers."""
+        self.status = 0
+        self.bytes_sent = 0
+        """Of the body, heartbeats and events of our own included; without the framing."""
+        self.first_byte_at: float | None = None
+        """Loop time of the answer's first byte; the company that a waiting stream is kept is none."""
+        self.first_token_at: float | None = None
+        """Loop time of the first event that says something."""
+        self.longest_gap = 0.0
+        """Seconds between two reads of a stream."""
+        self.events = 0
+        """Of the engine's, passed on: about as many as tokens, where it does not count them itself."""
+        self.refused: Refusal | None = None
+        self.next_sequence = 0
+        """The number of an event of our own after what was passed on (`/v1/responses` counts its events)."""
+        self.extra: tuple[tuple[str, str], ...] = ()
+        """Headers of every answer to this caller, errors included: what a browser asks for, what is left of a limit."""
+        self.usage: Usage | None = None
+        """Tokens that the engine says it read and wrote for this answer."""
+        self._phase = Phase.OPEN
+        self._is_event_stream = False
+        self._frames = False
+        """Whether what is said is put into chunks: decided with the head."""
+        self._declared: int | None = None
+        self._unsent = b""
+        """The head of an answer whose first bytes may go with it."""
         self._clock = asyncio.get_running_loop().time
 
     def __repr__(self) -> str:

@@ -125,7 +125,7 @@ def test_a_health_server_that_is_killed_is_restarted(tmp_path: Path) -> None:
 
 def test_sigterm_lets_a_running_stream_finish(tmp_path: Path, slow_model: Path) -> None:
     with ready(tmp_path, MODEL=str(slow_model)) as worker:
-        caller = open_stream(worker, 400)
+        caller = open_stream(worker, 200)
         assert worker.process is not None
         worker.process.send_signal(signal.SIGTERM)
         wait_for(lambda: worker.probe() == 503, 3, "8001 says 503 while it drains")
