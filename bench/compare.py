@@ -36,6 +36,7 @@ Run = dict[str, Any]
 """A run as its JSON file holds it."""
 
 QUICK_SUBJECTS = ("wakegate", "nginx")
+ROUNDS = 3
 
 
 def title_of(name: str) -> str:
@@ -178,7 +179,7 @@ def caption(found: Run) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="gateway and nginx alone, under three minutes")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--subjects", default="", help=", ".join(SUBJECTS))
     parser.add_argument("--work", default="", help=", ".join(work.name for work in works(FORMS["full"])))
     parser.add_argument("--resume", action="store_true", help="go on with the run that was interrupted")
@@ -201,7 +202,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     found["absent"] = absent
-    _tell(found, form, whole=not asked.work and not asked.subjects)
+    # Of a part, or of single rounds, nothing is kept: the next run would be compared with noise.
+    _tell(found, form, whole=not asked.work and not asked.subjects and asked.rounds >= ROUNDS)
     return 1 if _is_failed(found) else 0
 
 
@@ -223,7 +225,7 @@ def _tell(found: Run, form: Form, *, whole: bool) -> None:
         nothing = "" if lines else "no ratio differs by more than its noise"
         print(f"\nAgainst the run of {before['when']}: {nothing}")
         print("\n".join(f"  {line}" for line in lines))
-    if whole and not _is_failed(found):  # a part, or a run that failed, is nothing to compare with
+    if whole and not _is_failed(found):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".new")
         unfinished.write_text(json.dumps(found, indent=1), "utf-8")

@@ -10,7 +10,7 @@ WIDTH, NAME, BAR, GAP, TITLE = 720, 130, 20, 6, 34
 FIGURE = 90
 """What the figure behind the longest bar needs."""
 LONGEST = 12
-"""Times the shortest bar. Longer ones end there, ragged, or next to the dearest all others would look alike."""
+"""Times the base's bar. Longer ones end there, ragged, or next to the dearest all others would look alike."""
 
 STYLE = """\
 text { font: 13px system-ui, sans-serif; fill: #222 } .title { font-weight: 600 }
@@ -31,7 +31,8 @@ def picture(panels: list[Measure], subjects: Mapping[str, str], values: Values) 
             continue
         parts.append(f'<text class="title" x="0" y="{top + 22}">{escape(f"{measure.section} {measure.title}")}</text>')
         top += TITLE
-        longest = min(max(each.high for each in found.values()), LONGEST * min(each.median for each in found.values()))
+        base = found[BASE] if BASE in found else min(found.values(), key=lambda each: each.median)
+        longest = min(max(each.high for each in found.values()), LONGEST * base.median)
         for name, each in sorted(found.items(), key=lambda item: item[1].median):
             parts.append(_bar(top, subjects[name], name == "wakegate", each, longest, measure.scale))
             top += BAR + GAP

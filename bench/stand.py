@@ -97,7 +97,7 @@ def subject_running(launch: Launch, place: Place) -> Iterator[subprocess.Popen[b
         everybody = processes.tree(process.pid)
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(5)
         except subprocess.TimeoutExpired:
             pass  # then all of it is killed
         for pid in everybody & processes.tree(process.pid):
