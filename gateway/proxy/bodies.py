@@ -25,11 +25,14 @@ from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
 
 from gateway.errors import Refused, refuse
-from gateway.proxy.checker import Body, Checker, Spool
-from gateway.proxy.checks import INLINE_BYTES, check_type
+from gateway.proxy.checker import Body, Checker, Spool, spooled
+from gateway.proxy.checks import check_type
 from gateway.proxy.media import MediaFetcher
 from gateway.proxy.reply import CallerLeft
+from gateway.proxy.sieve import Sieve
 
+SMALL = 64 * 1024
+"""Bytes of a body that is checked in one piece."""
 LOOK = 0.25
 """Seconds between two looks for a body whose framing broke while it came."""
 
@@ -158,29 +161,45 @@ class Bodies:
 
     async def read(self, request: web.BaseRequest, route: str) -> Body:
         """The whole JSON body, checked. Nothing larger than a small body becomes one object on the way."""
+        if (whole := self._here(request)) is not None:
+            return await self._check(whole, route)
         arrival = Arrival(request, self._limits)
-        first = await arrival.next()
-        if request.content.is_eof() and request.content.at_eof():
-            return await self._check(first, route)
-        parts, spool = [first], None
-        try:
-            while chunk := await arrival.next():
-                if spool is not None:
-                    spool.write(chunk)
-                    continue
-                parts.append(chunk)
-                if arrival.size > INLINE_BYTES:
-                    spool = Spool()
-                    for part in parts:
-                        spool.write(part)
-                    parts.clear()
-        except BaseException:
-            if spool is not None:
-                spool.close()
-            raise
-        return await self._check(b"".join(parts) if spool is None else spool, route)
+        parts: list[bytes] = []
+        while arrival.size <= SMALL:
+            chunk = await arrival.next()
+            if not chunk:
+                return await self._check(b"".join(parts), route)
+            parts.append(chunk)
+        sieve = self._checker.sieve()
+        for part in parts:
+            sieve.take(part)
+        parts.clear()
+        while not sieve.has_given_up:
+            chunk = await arrival.next()
+            if not chunk:
+                sieve.finish()
+                return await self._check(sieve, route)
+            sieve.take(chunk)
+        spool = spooled(sieve.pieces())
+        del sieve  # a spool that is not checked closes with its last reference
+        while chunk := await arrival.next():
+            spool.write(chunk)
+        return await self._check(spool, route)
 
-    async def _check(self, raw: bytes | Spool, route: str) -> Body:
+    def _here(self, request: web.BaseRequest) -> bytes | None:
+        """A small body that came with its head, as most do: no clock and no wait is needed for it."""
+        content, declared = request.content, request.headers.get("Content-Length")
+        if not content.is_eof() or content.exception() is not None or declared is None:
+            return None
+        size = int(declared)
+        if size > SMALL or size > self._limits.size:
+            return None
+        whole = content.read_nowait()
+        if len(whole) != size:
+            raise CallerLeft("before the end of the body")
+        return whole
+
+    async def _check(self, raw: bytes | Sieve | Spool, route: str) -> Body:
         body = await self._checker.check(raw, route)
         if body.facts.repaired:
             self._on_repair(body.facts.repaired)

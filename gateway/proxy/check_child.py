@@ -1,4 +1,4 @@
-"""The helper process that checks large bodies: one loop, standard library, started by `checker.py` as `python -I -S`.
+"""The helper process that checks large bodies: one loop, hardly an import, started by `checker.py` as `python -I -S`.
 
 It holds the end of a socket pair as its standard input. An order comes as one packet with the file that holds the body
 (a memfd); the checked body is written back into the same file and the facts go back as one packet. It ends when the
@@ -6,6 +6,7 @@ gateway does (the socket closes), after a minute without work, or, when one chec
 parser written in C runs no Python code in between, and the default action of SIGALRM needs none.
 """
 
+import gc
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import socket
 from typing import Any
 
 from gateway.errors import Refused, refuse
-from gateway.proxy.checks import Checked, Rules, check
+from gateway.proxy.checks import Checked, Rules, check, memory_of
 
 IDLE_MAX = 60.0
 """Seconds without work after which it ends, and gives back the memory that a large parse leaves behind."""
@@ -22,6 +23,7 @@ PACKET_MAX = 64 * 1024
 
 
 def main() -> None:
+    gc.disable()  # what is parsed has no cycles, and to look for some costs as much as the parse
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C and a drain are the gateway's to hear
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with socket.socket(fileno=0) as orders:
@@ -45,8 +47,9 @@ def _carry_out(order: dict[str, Any], file: int) -> dict[str, Any]:
     resource.setrlimit(resource.RLIMIT_AS, (order["memory"], resource.RLIM_INFINITY))
     signal.setitimer(signal.ITIMER_REAL, order["time"])
     try:
-        checked = check(os.pread(file, order["size"], 0), order["route"], Rules.from_wire(order["rules"]))
-        return _written(checked, file)
+        raw = os.pread(file, order["size"], 0)
+        quickly = memory_of(raw) <= order["memory"] * 3 // 4
+        return _written(check(raw, order["route"], Rules.from_wire(order["rules"]), quickly=quickly), file)
     except Refused as refused:
         refusal = refused.refusal
     except MemoryError:

@@ -1,10 +1,14 @@
 """Checks bodies without holding the event loop: small ones at once, large ones in a helper process.
 
-Python's JSON parser is C and keeps the GIL, so a thread would hold the loop exactly as long as the call itself does
-(measured by bench/loop_hold.py: 30 MiB of text in a thread stop the loop for as long as the check takes). A large body
-therefore never becomes one object in this process: it is spooled into a memory file as it comes (`Spool`), the helper
-reads, checks and rewrites it there, and the sender reads it in pieces. The loop copies each byte twice, 256 KiB at a
-time.
+A JSON parser keeps the GIL, so a thread would hold the loop exactly as long as the call itself does (measured by
+bench/loop_hold.py: 30 MiB of text in a thread stop the loop for as long as the check takes). A large body therefore
+never becomes one object in this process.
+
+1. Its long texts are proved piece by piece as they come (`sieve.py`) and set aside; the rest is mostly small, and
+   checked at once. What came is what is sent: nothing is copied.
+2. A body that is crowded without its texts, that is refused, or in which a text matters, goes whole into a memory file
+   (`Spool`). The helper reads, checks and rewrites it there, and the sender reads it in pieces: each byte is copied
+   twice, 256 KiB at a time.
 
 Helpers are started when first needed, one or two, and kept; they end with the gateway, when idle, or when a check takes
 too long (`check_child.py`). One that dies is replaced, and its body is checked once more.
@@ -16,6 +20,7 @@ in place: neither body nor images are copied again.
 import asyncio
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -25,13 +30,25 @@ from pathlib import Path
 from typing import Any, overload
 
 from gateway.errors import Refused, refuse
-from gateway.proxy.checks import Checked, Facts, Fill, Gap, Rules, Wanted, check, is_cheap, name_field
+from gateway.proxy.checks import (
+    INLINE_BYTES,
+    Checked,
+    Facts,
+    Fill,
+    Gap,
+    Rules,
+    Wanted,
+    check,
+    is_cheap,
+    name_field,
+)
+from gateway.proxy.sieve import Sieve
 
 PIECE = 256 * 1024
 """Bytes that are read from a spool, or written to one, in one go on the event loop."""
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_BOOT = "import sys; sys.path.append(sys.argv[1]); from gateway.proxy.check_child import main; main()"
+_BOOT = "import sys; sys.path += sys.argv[1:]; from gateway.proxy.check_child import main; main()"
 _PACKET_MAX = 64 * 1024
 
 
@@ -74,6 +91,14 @@ class Spool:
 
     def __del__(self) -> None:
         self.close()
+
+
+def spooled(pieces: Iterable[bytes]) -> Spool:
+    """Raises Refused; the spool closes with its last reference then."""
+    spool = Spool()
+    for piece in pieces:
+        spool.write(piece)
+    return spool
 
 
 def _no_room() -> Refused:
@@ -151,7 +176,7 @@ class Body:
     facts: Facts
     chunks: Sequence[bytes]
     size: int
-    _held: "Checked | _Held"
+    _held: "Checked | _Held | _Sifted"
 
     @property
     def model(self) -> str | None:
@@ -173,6 +198,8 @@ class Body:
         """The same body under another model name: nothing is copied or parsed again."""
         if isinstance(self._held, Checked):
             return body_of(self._held.with_model(model))
+        if isinstance(self._held, _Sifted):
+            return replace(self._held, checked=self._held.checked.with_model(model)).body()
         return self._held.with_model(model).body(replace(self.facts, model=model))
 
     @property
@@ -194,7 +221,7 @@ class Body:
                 image.close()
 
     def __repr__(self) -> str:
-        where = "in memory" if isinstance(self._held, Checked) else "spooled"
+        where = "spooled" if isinstance(self._held, _Held) else "in memory"
         return f"<Body {self.size} bytes {where} {self.facts}>"
 
 
@@ -239,6 +266,23 @@ def _place(inserted: tuple[int, object]) -> int:
     return inserted[0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sifted:
+    """A checked body with marks in it, and what they stand for."""
+
+    checked: Checked
+    mark: bytes
+    holes: tuple[Sequence[bytes], ...]
+
+    def body(self) -> Body:
+        first, *others = self.checked.whole().split(self.mark)
+        chunks = [first]
+        for hole, other in zip(self.holes, others, strict=True):  # or a mark was lost, and nothing is sent
+            chunks += hole
+            chunks.append(other)
+        return Body(self.checked.facts, chunks, sum(map(len, chunks)), self)
+
+
 def body_of(checked: Checked) -> Body:
     """Raises Refused when it has gaps and there is no memory for a spool."""
     if not checked.gaps:
@@ -259,7 +303,7 @@ class _Helper:
         self._socket.setblocking(False)
         try:
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, nothing of a caller's
-                [sys.executable, "-I", "-S", "-c", _BOOT, _ROOT],
+                [sys.executable, "-I", "-S", "-c", _BOOT, _ROOT, *filter(os.path.isabs, sys.path)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -330,19 +374,44 @@ class Checker:
     def __repr__(self) -> str:
         return f"<Checker {len(self._free)} helpers free, {self._waiting} bodies wait or are checked>"
 
-    async def check(self, raw: bytes | Spool, route: str) -> Body:
-        """Raises Refused. Takes the spool over: it is closed unless a Body came of it."""
-        if isinstance(raw, bytes):
+    def sieve(self) -> Sieve:
+        """For a body that is large."""
+        return Sieve(secrets.token_hex(16), room=INLINE_BYTES)
+
+    async def check(self, raw: bytes | Sieve | Spool, route: str) -> Body:
+        """Raises Refused. Takes a spool over: it is closed unless a Body came of it."""
+        if isinstance(raw, Sieve):
+            body = self._check_sifted(raw, route)
+            if body is not None:
+                return body
+            pieces = raw.pieces()
+            raw = Spool()
+            for piece in pieces:
+                raw.write(piece)
+                await asyncio.sleep(0)
+        elif isinstance(raw, bytes):
             if is_cheap(raw):
                 return body_of(check(raw, route, self._rules))
-            data, raw = raw, Spool()
-            raw.write(data)  # refused: the spool closes with its last reference
+            raw = spooled([raw])
         try:
             held, facts = await self._elsewhere(raw, route)
         except BaseException:
             raw.close()
             raise
         return held.body(facts)
+
+    def _check_sifted(self, sieve: Sieve, route: str) -> Body | None:
+        """None if only the whole can tell."""
+        rest, holes = sieve.rest, tuple(sieve.holes)
+        if not is_cheap(rest):
+            return None
+        if not holes:
+            return body_of(check(rest, route, self._rules))
+        try:
+            checked = check(rest, route, self._rules, mark=sieve.mark)
+        except Refused:
+            return None
+        return _Sifted(checked, sieve.mark.encode(), holes).body()
 
     async def _elsewhere(self, spool: Spool, route: str) -> tuple[_Held, Facts]:
         if self._waiting >= self._most_waiting:
@@ -411,4 +480,4 @@ class Checker:
         await asyncio.gather(*self._ending)
 
 
-__all__ = ["Body", "Checker", "Image", "Pieces", "Refused", "Spool", "body_of"]
+__all__ = ["Body", "Checker", "Image", "Pieces", "Refused", "Spool", "body_of", "spooled"]

@@ -1,10 +1,16 @@
 """What is checked in a JSON body before an engine sees it. Pure: bytes in, a `Checked` out or `Refused` raised.
 
 What was checked is what is forwarded: the body is parsed once, strictly, and written again from what was parsed, so
-that no engine's parser can read it in another way (a second `"n"`, a BOM, NaN, a UTF-16 body). Key order, big integers
-and every field that is not named here pass untouched. What changes: white space; `\\u…` escapes become UTF-8; a float
-is written as the shortest text that means the same double (`1E2` becomes `100.0`, digits beyond a double's are lost,
-`-0` becomes `0`); a lone surrogate (text cut in the middle of an emoji) becomes U+FFFD and is counted.
+that no engine's parser can read it in another way (a second `"n"`, a BOM, NaN, a UTF-16 body). pydantic's parser and
+writer do it, several times as fast as Python's; what they doubt Python's parser judges, and says what is wrong. Texts
+that are too long to be looked at in one go were taken out before (`sieve.py`), and a mark stands for each. Key order,
+big integers and every field that is not named here pass untouched. What changes: white space; `\\u…` escapes become
+UTF-8; a float is written as the shortest text that means the same double (`1E2` becomes `100.0`, digits beyond a
+double's are lost, `-0` becomes `0`); a lone surrogate (text cut in the middle of an emoji) becomes U+FFFD and is
+counted.
+
+Two things may be asked of the engine that the caller did not ask for (`Rules.count_tokens`, `Rules.gather`): the count
+of tokens at the end of a stream, and a stream in place of a silent answer. `Facts` tells what the caller asked.
 
 Three policies live here as tables: fields that are refused, limits (never clamped: the refusal names the limit), and
 where media may come from. Media is looked for only where engines look for it (messages, their content parts, multimodal
@@ -17,13 +23,15 @@ were missing is told beside it. What was fetched is later sent from there, and n
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, NoReturn
 
+from pydantic_core import from_json, to_json
+
 from gateway.errors import Refused, refuse
-from gateway.proxy.dialects import for_route
+from gateway.proxy.dialects import OPENAI, for_route
 
 REFUSED_FIELDS: Final = frozenset(
     {
@@ -85,6 +93,10 @@ class Rules:
     top_logprobs: int = 20
     nesting: int = 64
     grammar: int = 64 * 1024
+    count_tokens: bool = False
+    """Whether each stream of OpenAI's is to end with the count of its tokens, also where nobody asked for it."""
+    gather: bool = False
+    """Whether the engine is asked for a stream where the caller asked for none (`Facts.gathered`)."""
 
     def to_wire(self) -> dict[str, Any]:
         wire: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
@@ -121,6 +133,9 @@ class Facts:
     choices: int = 1
     """How many answers will come (`n`): a stream has ended when each has."""
     include_usage: bool = False
+    """The caller asks for the count of tokens; what the engine is asked for may be more (`Rules.count_tokens`)."""
+    gathered: bool = False
+    """The engine will answer with a stream, of which the caller's answer has to be put together (`Rules.gather`)."""
     max_tokens: int = 0
     """The most tokens that all answers together may have; 0 when the caller set no limit."""
     repaired: int = 0
@@ -235,22 +250,71 @@ def check_type(content_types: Sequence[str], encodings: Sequence[str] = (), *, m
 # ---------------------------------------------------------------- the body
 
 
-def check(raw: bytes, route: str, rules: Rules) -> Checked:
-    """Parse, check and write again. Raises Refused; no other exception, whatever the bytes."""
-    document = _parse(raw, rules.nesting)
-    repaired = 0
-    try:
-        before, name, after = _written(document)
-    except UnicodeEncodeError:
-        document, repaired = _repaired(document)
-        before, name, after = _written(document)
+def check(raw: bytes, route: str, rules: Rules, *, mark: str = "", quickly: bool = True) -> Checked:
+    """Parse, check and write again. Raises Refused; no other exception, whatever the bytes.
+
+    `mark` stands in the body for what was taken out of its texts (`sieve.py`): wherever that could matter the body is
+    refused, and has to be checked whole. `quickly`: pydantic's parser may be tried (it ends the process when memory
+    is out).
+    """
+    document, parts, repaired = (_read_quickly(raw) if quickly else None) or _read(raw, rules.nesting)
     if not document:
         raise refuse("invalid_request", "The body is an empty object; send at least `model` and the input.")
+    if mark:
+        _only_in_values(raw, mark.encode())
+    wanted: list[_Reference] = []
+    is_flat = _is_flat(document)
+    if not (is_flat and rules.nesting >= FLAT) and deeper_than(raw, rules.nesting):
+        _too_deep(rules.nesting)
     _refuse_fields(document, rules)
-    _check_limits(document, rules)
-    wanted = _check_media(document, rules)
+    if not _LIMITED.isdisjoint(document):
+        _check_limits(document, rules, mark)
+    if not is_flat:
+        wanted = _check_media(document, rules, mark)
     facts = _facts(document, route, repaired)
-    return _with_gaps(document, facts, wanted) if wanted else Checked(facts, before, name, after)
+    if (rules.count_tokens or rules.gather) and for_route(route) is OPENAI:
+        facts, parts = _asked_for_more(document, facts, parts, rules, is_chat=route in CONVERSATIONS)
+    if not wanted:
+        return Checked(facts, *parts)
+    if mark:
+        raise refuse_media("beside a text that was taken out", wanted[0].place)
+    return _with_gaps(document, facts, wanted)
+
+
+_Parts = tuple[bytes, bytes, bytes]
+"""What stands before the model's name, the name's field, and what stands after it."""
+
+
+def _read_quickly(raw: bytes) -> tuple[dict[str, Any], _Parts, int] | None:
+    """The document as pydantic's parser reads and writes it; None where it could differ from what Python's would say.
+
+    It is as strict as Python's, keeps big integers, and never lets half a surrogate pass (a test compares them), but
+    takes the last of two equal keys, and infinity for 1e999. Neither can happen in a body that is written again exactly
+    as it came, as most bodies are. In any other, a key that went missing took its colon along; only an escape that
+    stood for a colon could make up for it.
+    """
+    try:
+        document = from_json(raw, allow_inf_nan=False, cache_strings="keys")
+    except ValueError:
+        return None
+    if type(document) is not dict:
+        return None
+    parts = _parts(document, to_json)
+    written = b"".join(parts)
+    if written != raw and (raw.count(b":") != written.count(b":") or b"\\u003" in raw or b"Infinity" in written):
+        return None
+    return document, parts, 0
+
+
+def _read(raw: bytes, nesting: int) -> tuple[dict[str, Any], _Parts, int]:
+    """The same with Python's parser, which can say what is wrong. The number is that of lone surrogates that were
+    replaced. Raises Refused."""
+    document = _parse(raw, nesting)
+    try:
+        return document, _parts(document, _plain_utf8), 0
+    except UnicodeEncodeError:
+        document, repaired = _repaired(document)
+        return document, _parts(document, _plain_utf8), repaired
 
 
 def _parse(raw: bytes, nesting: int) -> dict[str, Any]:
@@ -274,9 +338,46 @@ def _parse(raw: bytes, nesting: int) -> dict[str, Any]:
         raise refuse("invalid_request", "The body holds too many values to be checked.") from None
     if not isinstance(document, dict):
         raise refuse("invalid_json", "The body must be a JSON object, `{…}`.")
-    if deeper_than(raw, nesting):
-        _too_deep(nesting)
     return document
+
+
+def _only_in_values(raw: bytes, mark: bytes) -> None:
+    """Refuses a mark in a key: two keys that are equal could look different then."""
+    place = raw.find(mark)
+    while place >= 0:
+        ended = _REST_OF_TEXT.match(raw, place)
+        if ended is not None and ended[1] == b":":
+            raise refuse("invalid_json", "A key is too long.")
+        place = raw.find(mark, place + len(mark))
+
+
+_REST_OF_TEXT: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*(.)', re.DOTALL)
+"""From inside a string in JSON to what follows it."""
+
+
+FLAT: Final = 3
+"""Levels of a flat body: itself, a list, the objects in it."""
+
+
+def _is_flat(document: dict[str, Any]) -> bool:
+    """Whether it is like most bodies: settings, and messages that are texts. No such body can name media, and none
+    is deep."""
+    for field, value in document.items():
+        kind = type(value)
+        if kind is list and field == "messages":
+            for message in value:
+                if type(message) is not dict or not _MEDIA.isdisjoint(message):
+                    return False
+                for text in message.values():
+                    if type(text) is not str and text is not None:
+                        return False
+        elif kind is list or kind is dict:
+            if field in ROOTS:
+                return False
+            for inner in value if kind is list else value.values():
+                if type(inner) is list or type(inner) is dict:
+                    return False
+    return True
 
 
 def _too_deep(nesting: int) -> NoReturn:
@@ -337,25 +438,23 @@ def _repaired(document: dict[str, Any]) -> tuple[dict[str, Any], int]:
     return repaired, count
 
 
-def _written(document: dict[str, Any]) -> tuple[bytes, bytes, bytes]:
-    """The document as UTF-8 in three parts, so that another model name costs nothing."""
-    before, name, after = _parts(document)
-    return before.encode(), name.encode(), after.encode()
+def _plain_utf8(value: object) -> bytes:
+    """Raises UnicodeEncodeError at a lone surrogate."""
+    return _text(value).encode()
 
 
-def _parts(document: dict[str, Any]) -> tuple[str, str, str]:
+def _parts(document: dict[str, Any], write: Callable[[object], bytes]) -> _Parts:
+    """The document in three parts, so that another model name costs nothing."""
+    whole = write(document)
     if "model" not in document:
-        return "{", "", _text(document)[1:]
+        return b"{", b"", whole[1:]
+    name = b'"model":' + write(document["model"])
+    if whole.startswith(name, 1):
+        return b"{", name, whole[1 + len(name) :]
     keys = list(document)
-    place = keys.index("model")
-    before = _text({key: document[key] for key in keys[:place]})[:-1]
-    after = _text({key: document[key] for key in keys[place + 1 :]})[1:]
-    name = '"model":' + _text(document["model"])
-    if place:
-        before += ","
-    if place + 1 < len(keys):
-        after = "," + after
-    return before, name, after
+    rest = keys[keys.index("model") + 1 :]  # mostly little: clients put it first, or behind the messages
+    after = b"," + write({key: document[key] for key in rest})[1:] if rest else b"}"
+    return whole[: -len(name) - len(after)], name, after
 
 
 # ---------------------------------------------------------------- fields and limits
@@ -367,6 +466,8 @@ def _refuse_fields(document: dict[str, Any], rules: Rules) -> None:
         for field in document:
             if field in rules.refused and document[field] is not None:
                 _unsupported(field)
+    if _PARENTS.isdisjoint(document):
+        return
     for parent, value in document.items():
         if isinstance(value, dict) and parent in _PARENTS:
             for field in value:
@@ -389,7 +490,11 @@ def _unsupported(field: str) -> NoReturn:
     )
 
 
-def _check_limits(document: dict[str, Any], rules: Rules) -> None:
+_LIMITED: Final = frozenset({"n", "best_of", "top_logprobs", "stop", "stop_sequences", *GRAMMARS})
+"""Every field that `_check_limits` looks at."""
+
+
+def _check_limits(document: dict[str, Any], rules: Rules, mark: str) -> None:
     for field, most in (("n", rules.choices), ("best_of", rules.choices)):
         value = document.get(field)
         if value is not None and _integer(value, field) < 1:
@@ -414,8 +519,9 @@ def _check_limits(document: dict[str, Any], rules: Rules) -> None:
     for field in GRAMMARS:
         value = document.get(field)
         if value:
-            size = len((value if isinstance(value, str) else _text(value)).encode("utf-8", "replace"))
-            if size > rules.grammar:
+            text = value if isinstance(value, str) else _text(value)
+            size = len(text.encode("utf-8", "replace"))
+            if size > rules.grammar or (mark and mark in text):
                 raise refuse(
                     "invalid_request",
                     f"The grammar or schema in `{field}` has {size} bytes; at most {rules.grammar} are allowed.",
@@ -433,13 +539,14 @@ def _facts(document: dict[str, Any], route: str, repaired: int) -> Facts:
     if stream is not None and not isinstance(stream, bool):
         raise refuse("invalid_request", "`stream` must be true or false.", param="stream")
     options = document.get("stream_options")
+    choices = document.get("n") or 1
     return Facts(
         model=model,
         stream=stream is True and for_route(route).streams,
-        slots=max(document.get("n") or 1, document.get("best_of") or 1),
-        choices=document.get("n") or 1,
+        slots=max(choices, document.get("best_of") or 1),
+        choices=choices,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        max_tokens=_max_tokens(document) * (document.get("n") or 1),
+        max_tokens=_max_tokens(document) * choices,
         repaired=repaired,
         lacks="messages" if route in CONVERSATIONS and not isinstance(document.get("messages"), list) else "",
     )
@@ -464,6 +571,53 @@ def _shown(value: object) -> str:
     """A caller's own value in a message: short, and nothing in it that could break a line."""
     shown = repr(value) if not isinstance(value, int) or abs(value) < 10**18 else "a very large number"
     return shown if len(shown) <= 60 else shown[:57] + "…'"
+
+
+# ---------------------------------------------------------------- what the engine is asked for beyond it
+
+_ALONE: Final = frozenset(
+    {
+        *("stream_options", "use_beam_search"),  # a stream is refused with them, or they without a stream
+        *("echo", "return_token_ids", "return_hidden_states", "n_probs", "return_tokens"),
+        *("audio", "modalities", "web_search_options"),
+    }
+)
+"""Fields with which a request that is no stream stays none, if their value says anything: what they ask for stands
+elsewhere in a stream, or nowhere."""
+
+
+def _asked_for_more(
+    document: dict[str, Any], facts: Facts, parts: _Parts, rules: Rules, *, is_chat: bool
+) -> tuple[Facts, _Parts]:
+    """With the count of tokens asked for, or a stream. Changes the document."""
+    options = document.get("stream_options")
+    more: dict[str, Any] = {}
+    if facts.stream:
+        if rules.count_tokens and not facts.include_usage and isinstance(options, dict | None):
+            more = {"stream_options": (options or {}) | {"include_usage": True}}
+    elif rules.gather and _can_be_gathered(document, is_chat=is_chat):
+        more = {"stream": True, "stream_options": {"include_usage": True}}
+        facts = replace(facts, gathered=True)
+    if not more:
+        return facts, parts
+    is_new = more.keys().isdisjoint(document)
+    document |= more
+    if not is_new:
+        return facts, _parts(document, to_json)
+    before, name, after = parts
+    lead = b"," if name or len(after) > 1 else b""
+    return facts, (before, name, after[:-1] + lead + to_json(more)[1:])
+
+
+def _can_be_gathered(document: dict[str, Any], *, is_chat: bool) -> bool:
+    """Whether the answer in one piece can be put together from a stream."""
+    if any(document.get(field) for field in _ALONE) or document.get("prompt_logprobs") is not None:  # 0 asks, too
+        return False
+    if is_chat:
+        return isinstance(document.get("messages"), list)
+    prompt = document.get("prompt")
+    several = isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
+    return not several and (document.get("best_of") or 1) <= (document.get("n") or 1)
 
 
 # ---------------------------------------------------------------- media
@@ -498,14 +652,14 @@ class _Reference:
     """`{"type": "url", "url": …}`, Anthropic's, which becomes `{"type": "base64", "media_type": …, "data": …}`."""
 
 
-def _check_media(document: dict[str, Any], rules: Rules) -> list[_Reference]:
+def _check_media(document: dict[str, Any], rules: Rules, mark: str) -> list[_Reference]:
     """Raises Refused; returns what is to be fetched."""
     return [
         reference
         for root in ROOTS
         if isinstance(document.get(root), list | dict)
         for reference in _references(document[root], root)
-        if not _may_pass(reference, rules)
+        if not _may_pass(reference, rules, mark)
     ]
 
 
@@ -562,11 +716,13 @@ _HTTPS: Final = re.compile(
 which two URL parsers could disagree about the host."""
 
 
-def _may_pass(reference: _Reference, rules: Rules) -> bool:
+def _may_pass(reference: _Reference, rules: Rules, mark: str) -> bool:
     """True as it stands, False if it is to be fetched. Raises Refused."""
     text = reference.text
     if text[:5].lower() == "data:":
         return True
+    if mark and mark in text:
+        raise refuse_media("by a URL of this length", reference.place)
     host = host_of(text)
     if host is not None and _listed(host[0], host[1], rules.media_hosts):
         return True
@@ -646,25 +802,30 @@ def _with_gaps(document: dict[str, Any], facts: Facts, found: list[_Reference]) 
             holder[reference.key] = mark(url, Fill.URL)
     uses = Counter(reference.text for reference in found)
     places = {reference.text: reference.place for reference in reversed(found)}
-    before, name, after = _parts(document)
+    before, name, after = _parts(document, _with_surrogates)
     first, gaps = _cut_at_marks(before, 0, marks)
     last, more = _cut_at_marks(after, len(first), marks)
     wanted = tuple(Wanted(url, places[url], uses[url]) for url in index)
-    return Checked(facts, first, name.encode(), last, wanted, (*gaps, *more))
+    return Checked(facts, first, name, last, wanted, (*gaps, *more))
 
 
-def _cut_at_marks(text: str, start: int, marks: list[tuple[int, Fill]]) -> tuple[bytes, list[Gap]]:
+def _with_surrogates(value: object) -> bytes:
+    return _text(value).encode("utf-8", "surrogatepass")
+
+
+def _cut_at_marks(data: bytes, start: int, marks: list[tuple[int, Fill]]) -> tuple[bytes, list[Gap]]:
     pieces, gaps, size = [], [], start
-    for number, piece in enumerate(_MARK.split(text)):
+    for number, piece in enumerate(_MARK.split(data)):
         if number % 2:
-            gaps.append(Gap(size, *marks[ord(piece) - 0xD800]))
+            gaps.append(Gap(size, *marks[ord(piece.decode("utf-8", "surrogatepass")) - 0xD800]))
         else:
-            pieces.append(piece.encode())
-            size += len(pieces[-1])
+            pieces.append(piece)
+            size += len(piece)
     return b"".join(pieces), gaps
 
 
-_MARK: Final = re.compile("([\ud800-\udfff])")
+_MARK: Final = re.compile(rb"(\xed[\xa0-\xbf][\x80-\xbf])")
+"""A surrogate in UTF-8, where none may be."""
 
 
 # ---------------------------------------------------------------- what a check costs
@@ -673,14 +834,24 @@ INLINE_BYTES: Final = 256 * 1024
 """A body above this is never checked on the event loop."""
 _PER_BYTE, _PER_VALUE, _BUDGET = 12e-9, 0.6e-6, 4e-3
 """Seconds; measured by bench/loop_hold.py on two slow shared cores, see there."""
+_ALWAYS_CHEAP: Final = int(_BUDGET / (_PER_BYTE + _PER_VALUE))
+"""Bytes, were each of them a value."""
 
 
 def is_cheap(raw: bytes) -> bool:
     """Whether a check surely takes less than a few milliseconds: counted in C from what makes values, text included."""
+    if len(raw) <= _ALWAYS_CHEAP:
+        return True
     if len(raw) > INLINE_BYTES:
         return False
     values = raw.count(b",") + raw.count(b"{") + raw.count(b"[")
     return len(raw) * _PER_BYTE + values * _PER_VALUE <= _BUDGET
+
+
+def memory_of(raw: bytes) -> int:
+    """The most bytes that this body's values may take: objects, their fields, and the text, as it came and as it will
+    be sent."""
+    return raw.count(b"{") * 400 + raw.count(b",") * 160 + raw.count(b"[") * 100 + 8 * len(raw)
 
 
 __all__ = [
@@ -695,6 +866,7 @@ __all__ = [
     "check_type",
     "host_of",
     "is_cheap",
+    "memory_of",
     "refuse_media",
     "refused_fields",
 ]

@@ -16,6 +16,7 @@ import pytest
 from gateway.errors import Refused
 from gateway.proxy.checker import PIECE, Body, Checker, Image, Spool, body_of
 from gateway.proxy.checks import IMAGES_MAX, URL_MAX, USES_MAX, Rules, check
+from gateway.proxy.sieve import Sieve
 
 CHAT = "/v1/chat/completions"
 LARGE = {"model": "m", "messages": [{"role": "user", "content": "words " * 200_000}], "stream": True, "n": 2}
@@ -88,6 +89,79 @@ async def test_a_large_body_takes_another_model_name(checker: Checker, order: li
         b"".join(body.chunks)
 
 
+def sifted(checker: Checker, raw: bytes) -> Sieve:
+    """As `bodies.py` gives it what comes."""
+    sieve = checker.sieve()
+    for place in range(0, len(raw), PIECE):
+        sieve.take(raw[place : place + PIECE])
+    sieve.finish()
+    return sieve
+
+
+async def test_a_body_of_long_texts_needs_no_helper_and_is_the_same(checker: Checker) -> None:
+    texts = [
+        "words " * 100_000,
+        "data:image/png;base64," + "QUJD" * 200_000,
+        'ä "\
+'
+        * 90_000,
+    ]
+    raw = json.dumps({"messages": [{"role": "user", "content": text} for text in texts], "model": "m", "n": 2}).encode()
+    body = await checker.check(sifted(checker, raw), CHAT)
+    whole = await checker.check(spooled(raw), CHAT)
+    assert b"".join(body.chunks) == b"".join(whole.chunks)
+    assert body.facts == whole.facts
+    assert body.size == whole.size == sum(map(len, body.chunks))
+    assert max(map(len, body.chunks)) <= PIECE
+    renamed, other = body.with_model("another"), whole.with_model("another")
+    assert b"".join(renamed.chunks) == b"".join(other.chunks)
+    assert (renamed.size, renamed.model) == (other.size, "another")
+    assert "in memory" in repr(body)
+    whole.close()
+    body.close()
+
+
+async def test_only_what_the_sieve_leaves_to_doubt_goes_to_a_helper(checker: Checker) -> None:
+    long = "x" * 600_000
+    await checker.check(sifted(checker, json.dumps({"model": "m", "messages": [{"content": long}]}).encode()), CHAT)
+    assert helpers() == []
+    in_a_key = {"model": "m", long: 1, "messages": []}
+    body = await checker.check(sifted(checker, json.dumps(in_a_key).encode()), CHAT)
+    assert len(helpers()) == 1
+    assert json.loads(b"".join(body.chunks)) == in_a_key
+    body.close()
+    crowded = {"model": "m", "messages": [{"content": long}], "input": [[]] * 20_000}
+    body = await checker.check(sifted(checker, json.dumps(crowded).encode()), CHAT)
+    assert json.loads(b"".join(body.chunks)) == crowded
+    body.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"n_discard": 1}, "unsupported_parameter"),
+        ({"n": 500}, "invalid_request"),
+        ({"grammar": "x" * 400_000}, "invalid_request"),
+        ({"model": "x" * 400_000}, "invalid_request"),
+        ({"stream": "x" * 400_000}, "invalid_request"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_a_refusal_of_a_sifted_body_is_that_of_the_whole(
+    checker: Checker, fields: dict[str, object], code: str
+) -> None:
+    """No mark is ever shown: what is refused is checked again, whole."""
+    raw = json.dumps({"model": "m", "messages": [{"content": "y" * 600_000}]} | fields).encode()
+    sieve = sifted(checker, raw)
+    with pytest.raises(Refused) as caught:
+        await checker.check(sieve, CHAT)
+    with pytest.raises(Refused) as whole:
+        check(raw, CHAT, Rules())
+    assert caught.value.refusal == whole.value.refusal
+    assert caught.value.refusal.code == code
+    assert sieve.mark not in caught.value.refusal.message
+
+
 async def test_a_small_body_needs_no_helper_and_a_crowded_one_does(checker: Checker) -> None:
     await checker.check(b'{"model":"m"}', CHAT)
     assert helpers() == []
@@ -110,6 +184,24 @@ async def test_the_settings_rules_hold_in_the_helper_too() -> None:
     checker = Checker(Rules(refused=frozenset(), media_hosts=("good.org",)))
     body = await checker.check(spooled(json.dumps(document).encode()), CHAT)
     assert json.loads(b"".join(body.chunks)) == document
+    await checker.close()
+
+
+@pytest.mark.parametrize("size", [10, 600_000])
+async def test_what_the_engine_is_asked_for_beyond_a_body_is_the_same_wherever_it_is_checked(size: int) -> None:
+    rules = Rules(count_tokens=True, gather=True)
+    checker = Checker(rules)
+    for fields in ({}, {"stream": False}, {"stream": True}, {"stream": True, "stream_options": {"x": 1}}):
+        document = {"model": "m", "messages": [{"role": "user", "content": "x" * size}], **fields}
+        raw = json.dumps(document).encode()
+        at_once = body_of(check(raw, CHAT, rules))
+        options = {**document.get("stream_options", {}), "include_usage": True}  # type: ignore[dict-item]
+        assert json.loads(b"".join(at_once.chunks)) == document | {"stream": True, "stream_options": options}
+        assert at_once.facts.gathered != at_once.facts.stream
+        for taken in (sifted(checker, raw), spooled(raw)):
+            body = await checker.check(taken, CHAT)
+            assert (body.facts, b"".join(body.chunks)) == (at_once.facts, b"".join(at_once.chunks))
+            body.close()
     await checker.close()
 
 

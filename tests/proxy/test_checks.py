@@ -165,6 +165,47 @@ def test_keys_that_repairing_makes_equal_are_refused() -> None:
     assert refusal(b'{"model":"m","\\ud800":1,"\\ud801":2}').code == "invalid_json"
 
 
+@pytest.mark.parametrize("space", ["", " ", "\n "])
+def test_a_key_that_stands_twice_is_found_by_either_parser_whatever_hides_it(space: str) -> None:
+    """Written again, the body lacks a colon then; not even escapes that stand for colons make up for it."""
+    for rest in ('"a":1', '"a":"::"', '"\\u0061":1', '"a":"\\u003a"', '"a":"\\u003A\\u003a"', '"a":{"b":1,"b":2}'):
+        raw = f'{{"model":"m",{space}"a":{{}},{space}{rest}}}'.encode()
+        for quickly in (True, False):
+            with pytest.raises(Refused) as caught:
+                check(raw, CHAT, Rules(), quickly=quickly)
+            assert "twice" in caught.value.refusal.message
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+        max_leaves=20,
+    ),
+    st.booleans(),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+)
+def test_both_parsers_read_and_write_the_same(value: object, ascii_only: bool, separators: tuple[str, str]) -> None:
+    raw = json.dumps({"model": "m", "x": value}, ensure_ascii=ascii_only, separators=separators).encode()
+    quick, slow = (check(raw, CHAT, Rules(), quickly=quickly) for quickly in (True, False))
+    assert json.loads(quick.whole()) == json.loads(slow.whole()) == json.loads(raw)
+    assert repr(json.loads(quick.whole())) == repr(json.loads(slow.whole())), "each float is the same double"
+    assert quick.facts == slow.facts
+
+
+@given(st.binary(max_size=60) | st.text(alphabet='{}[]",:\\u0123DdeE+-.n ultrafs\ud800', max_size=40))
+def test_both_parsers_refuse_the_same(said: bytes | str) -> None:
+    raw = said if isinstance(said, bytes) else said.encode("utf-8", "surrogatepass")
+    raw = b'{"model":"m","x":' + raw + b"}"
+    told = []
+    for quickly in (True, False):
+        try:
+            told.append(repr(json.loads(check(raw, CHAT, Rules(), quickly=quickly).whole())))
+        except Refused as refused:
+            told.append(refused.refusal.message)
+    assert told[0] == told[1]
+
+
 # -- facts ---------------------------------------------------------------------------------------------------------
 
 
@@ -717,3 +758,133 @@ def test_the_most_tokens_that_were_asked_for_are_known(fields: dict[str, object]
     """Of all answers together; what is odd is the engine's to refuse."""
     body = json.dumps({"messages": [], **fields}).encode()
     assert check(body, "/v1/chat/completions", Rules()).facts.max_tokens == most
+
+
+# -- what the engine is asked for beyond it ------------------------------------------------------------------------
+
+COUNTED = (CHAT, "/chat", "/v1/completions")
+ASKED = {"include_usage": True}
+
+
+def sent(document: dict[str, object], route: str = CHAT, **rules: object) -> dict[str, object]:
+    result: dict[str, object] = json.loads(checked(document, route, **rules).whole())
+    return result
+
+
+@pytest.mark.parametrize("route", COUNTED)
+def test_a_stream_is_made_to_end_with_its_count_of_tokens(route: str) -> None:
+    document = body(prompt="x", stream=True)
+    result = checked(document, route, count_tokens=True)
+    assert json.loads(result.whole()) == document | {"stream_options": ASKED}
+    assert result.facts == checked(document, route).facts, "what the caller asked for stays known"
+    assert not result.facts.include_usage
+
+
+def test_what_a_caller_wants_of_a_stream_is_kept_beside_the_count() -> None:
+    options = {"include_usage": False, "continuous_usage_stats": True}
+    document = {"stream_options": options, **body(stream=True)}
+    assert sent(document, count_tokens=True) == document | {"stream_options": options | ASKED}
+    assert list(sent(document, count_tokens=True)) == list(document)
+    assert sent(body(stream=True, stream_options=None), count_tokens=True)["stream_options"] == ASKED
+
+
+@pytest.mark.parametrize(
+    ("document", "route"),
+    [
+        (body(stream=True, stream_options=ASKED), CHAT),
+        (body(stream=True, stream_options="odd"), CHAT),
+        (body(stream=True, stream_options=[]), CHAT),
+        (body(), CHAT),
+        (body(stream=False), CHAT),
+        ({"input": "x", "stream": True}, "/v1/responses"),
+        (body(stream=True), "/v1/messages"),
+        ({"input": "x"}, "/v1/embeddings"),
+        ({"stream": True}, "/v1/tokenize"),
+    ],
+    ids=str,
+)
+def test_the_count_is_asked_for_in_nothing_but_streams_that_lack_it(document: dict[str, object], route: str) -> None:
+    """A value of another kind is the engine's to refuse."""
+    assert sent(document, route, count_tokens=True) == document
+    assert checked(document, route, count_tokens=True).whole() == checked(document, route).whole()
+
+
+@pytest.mark.parametrize("document", [body(), body(stream=False), body(stream=None, stream_options=None)], ids=str)
+@pytest.mark.parametrize("route", COUNTED)
+def test_a_stream_is_asked_for_where_the_caller_wants_none(document: dict[str, object], route: str) -> None:
+    result = checked(document, route, gather=True)
+    assert json.loads(result.whole()) == document | {"stream": True, "stream_options": ASKED}
+    assert (result.facts.gathered, result.facts.stream, result.facts.include_usage) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "route"),
+    [
+        ({"n": 3}, CHAT),
+        ({"tools": [{"type": "function"}], "logprobs": True, "top_logprobs": 5}, CHAT),
+        ({"echo": False, "modalities": None, "best_of": 1}, CHAT),
+        ({"prompt": "x", "logprobs": 3, "n": 2, "best_of": 2}, "/v1/completions"),
+        ({"prompt": ["x"]}, "/v1/completions"),
+        ({"prompt": [1, 2, 3]}, "/v1/completions"),
+        ({"prompt": [[1, 2, 3]]}, "/v1/completions"),
+    ],
+    ids=str,
+)
+def test_an_answer_that_can_be_put_together_is_gathered(fields: dict[str, object], route: str) -> None:
+    assert checked(body(**fields), route, gather=True).facts.gathered
+
+
+@pytest.mark.parametrize(
+    ("fields", "route"),
+    [
+        ({"stream": True}, CHAT),
+        ({"stream": True, "stream_options": ASKED}, CHAT),
+        ({"stream_options": ASKED}, CHAT),
+        ({"messages": "none"}, CHAT),
+        ({"modalities": ["text", "audio"], "audio": {"voice": "x"}}, CHAT),
+        ({"prompt_logprobs": 0}, CHAT),
+        ({"prompt_logprobs": 1}, CHAT),
+        ({"use_beam_search": True}, CHAT),
+        ({"return_token_ids": True}, CHAT),
+        ({"prompt": "x", "echo": True}, "/v1/completions"),
+        ({"prompt": "x", "best_of": 2}, "/v1/completions"),
+        ({"prompt": ["x", "y"]}, "/v1/completions"),
+        ({"prompt": [[1], [2]]}, "/v1/completions"),
+        ({"input": "x"}, "/v1/responses"),
+        ({}, "/v1/messages"),
+        ({"input": "x"}, "/v1/embeddings"),
+        ({"prompt": "x"}, "/v1/rerank"),
+        ({"query": "x"}, "/tokenize"),
+    ],
+    ids=str,
+)
+def test_an_answer_that_cannot_be_put_together_is_left_alone(fields: dict[str, object], route: str) -> None:
+    result = checked(body(**fields), route, gather=True)
+    assert not result.facts.gathered
+    assert json.loads(result.whole()) == body(**fields)
+
+
+@pytest.mark.parametrize("first", ["model", "messages", "stream", "stream_options"])
+@pytest.mark.parametrize("with_model", [True, False])
+def test_a_body_that_was_changed_takes_another_model_name(first: str, with_model: bool) -> None:
+    document = {"messages": [], "model": "m", "stream": False, "stream_options": None}
+    document = {first: document[first]} | document
+    if not with_model:
+        del document["model"]
+    wanted = document | {"stream": True, "stream_options": ASKED}
+    for given_fields in (document, {key: document[key] for key in document if not key.startswith("stream")}):
+        result = checked(given_fields, gather=True)
+        assert json.loads(result.whole()) == wanted
+        assert json.loads(result.with_model("other").whole()) == wanted | {"model": "other"}
+    assert json.loads(checked({"messages": []}, gather=True).with_model("m").whole())["model"] == "m"
+
+
+def test_a_body_with_images_to_fetch_is_changed_as_any_other() -> None:
+    document = {**SHAPES["chat image"](PICTURE), "stream": False}  # type: ignore[dict-item]
+    result = checked(document, media_fetch=True, gather=True)
+    inline = {**SHAPES["chat image"]("data:image/png;base64,QQ=="), "stream": True}  # type: ignore[dict-item]
+    assert filled(result, {PICTURE: "QQ=="}) == inline | {"stream_options": ASKED}
+    assert result.facts.gathered
+    bare = {**SHAPES["chat image"](PICTURE), "stream": True}  # type: ignore[dict-item]
+    counted = checked(bare, media_fetch=True, count_tokens=True)
+    assert filled(counted, {PICTURE: "QQ=="}) == inline | {"stream_options": ASKED}
