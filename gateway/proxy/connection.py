@@ -118,7 +118,11 @@ class Connection(asyncio.Protocol):
         self._asked += 1
         self.failure = None
         self._is_sent = not more
-        self.send(data)
+        if self._transport is None or self._transport.is_closing():
+            self.was_unread = True  # not a byte of it left us, and no end will be told again
+            self._fail(Lost("the connection had ended before it was asked"))
+        else:
+            self.send(data)
 
     def send(self, data: bytes) -> None:
         """More of the request. Lost on a connection that is gone: `failure` says so."""
@@ -212,10 +216,15 @@ class Connection(asyncio.Protocol):
     # -- before and after ----------------------------------------------------------------------
 
     def rest(self, seconds: float) -> None:
-        """The answer is over and was taken; it can be asked again then, for as long as it stays silent."""
+        """The answer is over; it can be asked again then, for as long as it stays silent. What nobody took of the
+        answer (its caller left, or was told something else) is dropped here: the next one is another caller's."""
         self._alarms.drop(self)
         self._parser = None
         self._take = None
+        if self._held:
+            self._held.clear()
+            self._held_size = 0
+        self.resume()
         self.idle_since = self._clock() + seconds
 
     def may_rest(self) -> bool:
@@ -327,13 +336,17 @@ class Connection(asyncio.Protocol):
         """Whether this end proves that the engine cannot have begun.
 
         On a unix socket a reset says that the other end closed with bytes unread, or before it accepted (Linux,
-        unix_release_sock): it then had no whole request, and what it never had it cannot have run. Over TCP a reset
-        may come from whatever stands between, and after the engine has long begun; but when a kept connection was
-        closed before anything of this request came, not a byte of it was acknowledged, not even by its kernel.
+        unix_release_sock): it then had no whole request, and what it never had it cannot have run.
+
+        Over TCP a reset may come from whatever stands between, and after the engine has long begun: what it has read
+        may not be acknowledged for 40 ms. But its FIN acknowledges all that came before, and what comes behind it is
+        reset. So when a kept connection was closed (an end of file or EPIPE, never ECONNRESET), then reset, and not a
+        byte of this request was acknowledged, none was read.
         """
         if self._over == "unix":
             return isinstance(exc, OSError) and exc.errno in (errno.ECONNRESET, errno.EPIPE)
-        if self._over == "tls" or self._asked < 2 or self._transport is None:
+        is_closed_first = exc is None or (isinstance(exc, OSError) and exc.errno == errno.EPIPE)
+        if self._over == "tls" or self._asked < 2 or self._transport is None or not is_closed_first:
             return False
         try:
             info = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from tests.support.llama import Answer, llama_server_on_a_port, ready_child
+from tests.support.loops import pytest_asyncio_loop_factories  # noqa: F401  a hook
 from tests.support.real_house import find_llama_server
 
 Ask = Callable[[str, Answer], Awaitable[bytes]]
