@@ -47,6 +47,8 @@ class Dialect:
     """What stands in the event that ends an answer, one match per choice; None: whatever ends the HTTP answer."""
     end_hint: bytes = field(default=b"", repr=False)
     """Stands in every such event, and is quicker to look for."""
+    not_yet: bytes = field(default=b"", repr=False)
+    """The hint as it stands in each event before the last; empty: it does not."""
 
     def heartbeat(self, text: str) -> bytes:
         """A comment that every reader ignores. What could end its line is taken out."""
@@ -87,7 +89,7 @@ _RESPONDED: Final = re.compile(
     rb'|data: ?\{\s*"type"\s*:\s*"response\.(?:completed|failed|incomplete)")'
 )
 
-OPENAI: Final = Dialect("openai", end=_FINISHED, end_hint=b'"finish_reason"')
+OPENAI: Final = Dialect("openai", end=_FINISHED, end_hint=b'"finish_reason"', not_yet=b'"finish_reason":null')
 ANTHROPIC: Final = Dialect("anthropic", end=_STOPPED, end_hint=b"message_stop")
 RESPONSES: Final = Dialect("responses", end=_RESPONDED, end_hint=b"response.")
 WHOLE: Final = Dialect("openai", streams=False)
@@ -169,7 +171,7 @@ class StreamWatch:
         """What of these bytes may be passed on; nearly always they themselves. Looks, and parses nothing."""
         if self.failure is not None or not events:
             return b""
-        # Each `in` runs at memory speed; a pattern is tried only where its word stands (0.5 µs for a usual event).
+        # Each `in` runs at memory speed; a pattern is tried only where its word stands.
         if b"rror" in events and (found := self._find(_FAILED, events)) is not None:
             self.failure = _failure_in(events[found:])
             return events[: _event_start(events, found)]
@@ -177,13 +179,18 @@ class StreamWatch:
             self.failure = _abort()
             return events[: _event_start(events, found)]
         end = self._dialect.end
-        if end is not None and self._dialect.end_hint in events and self._find(end, events) is not None:
+        if end is not None and self._may_end(events) and self._find(end, events) is not None:
             self._ends += len(end.findall(events))
         if b"[DONE]" in events and self._find(_DONE, events) is not None:
             self._done = True
         self._at_line_start = events[-1:] in (b"\r", b"\n")
-        self._last = events
+        if self._dialect is RESPONSES:
+            self._last = events
         return events
+
+    def _may_end(self, events: bytes) -> bool:
+        hint, not_yet = self._dialect.end_hint, self._dialect.not_yet
+        return hint in events and not (not_yet and events.count(hint) == events.count(not_yet))
 
     def end(self, rest: bytes) -> bytes:
         """The engine closed: what of its last, unfinished event may pass. Nothing, unless it ends the answer."""
