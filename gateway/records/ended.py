@@ -1,12 +1,13 @@
 """What is known of one inference request when it has ended: for the metrics, the canonical log line and the key's bill.
 
 One value, so that counts and lines can never tell different stories. Nothing in it is a key, a prompt or an answer.
+Nobody changes it once it is made, though it is not frozen: that would cost each request as much as all else here.
 """
 
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended:
     """Times are seconds, sizes are bytes of HTTP bodies."""
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from gateway.records.ended import Ended
 
@@ -84,7 +85,14 @@ _ODD = re.compile(r"[^ -~]")
 
 def iso(at: float) -> str:
     """Unix time as `2026-11-21T14:05:06.123Z`."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
+    second = int(at // 1)
+    return f"{_iso_second(second)}.{int((at - second) * 1000):03}Z"
+
+
+@lru_cache(maxsize=4)
+def _iso_second(second: int) -> str:
+    """Remembered, because a busy gateway writes many lines in one second."""
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 def quoted(text: str) -> str:
@@ -113,14 +121,7 @@ def text_line(ended: Ended) -> str:
     rate = tokens_per_second(e)
     return (
         f"{iso(e.at)} request={word(e.request_id)}"
-        f"{f' key={word(e.key)}' if e.key else ''}"
-        f"{f' route={word(e.route)}' if e.route else ''}"
-        f"{f' upstream={word(e.upstream)}' if e.upstream else ''}"
-        f"{f' model={word(cut(e.model))}' if e.model else ''}"
-        f"{f' status={e.status}' if e.status else ''}"
-        f"{f' outcome={word(e.outcome)}' if e.outcome else ''}"
-        f"{f' code={word(e.code)}' if e.code else ''}"
-        f"{f' ended_by={word(e.ended_by)}' if e.ended_by else ''}"
+        f"{_text_middle(e.key, e.route, e.upstream, cut(e.model), e.status, e.outcome, e.code, e.ended_by)}"
         f" line={e.line:.3f}s wake={e.wake:.3f}s"
         f"{f' first_byte={e.first_byte:.3f}s' if e.first_byte is not None else ''}"
         f" took={e.took:.3f}s"
@@ -133,6 +134,23 @@ def text_line(ended: Ended) -> str:
     )
 
 
+@lru_cache(maxsize=256)
+def _text_middle(
+    key: str, route: str, upstream: str, model: str, status: int, outcome: str, code: str, ended_by: str
+) -> str:
+    """Who asked for what, and what came of it. Remembered, because most requests are alike in all of this."""
+    return (
+        f"{f' key={word(key)}' if key else ''}"
+        f"{f' route={word(route)}' if route else ''}"
+        f"{f' upstream={word(upstream)}' if upstream else ''}"
+        f"{f' model={word(model)}' if model else ''}"
+        f"{f' status={status}' if status else ''}"
+        f"{f' outcome={word(outcome)}' if outcome else ''}"
+        f"{f' code={word(code)}' if code else ''}"
+        f"{f' ended_by={word(ended_by)}' if ended_by else ''}"
+    )
+
+
 _JSON = json.JSONEncoder(separators=(",", ":")).encode
 """ASCII only: no character in it ends a line anywhere."""
 
@@ -141,31 +159,40 @@ def json_line(ended: Ended) -> str:
     """The same as one JSON object: `{"at":"…","kind":"request","request":…}`, numbers as numbers, times in seconds."""
     e = ended
     rate = tokens_per_second(e)
-    facts: dict[str, object] = {
-        "at": iso(e.at),
-        "kind": "request",
-        "request": e.request_id,
-        "key": e.key,
-        "route": e.route,
-        "upstream": e.upstream,
-        "model": cut(e.model),
-        "status": e.status or None,
-        "outcome": e.outcome,
-        "code": e.code,
-        "ended_by": e.ended_by,
-        "line": round(e.line, 3),
-        "wake": round(e.wake, 3),
-        "first_byte": None if e.first_byte is None else round(e.first_byte, 3),
-        "took": round(e.took, 3),
-        "tokens_in": e.tokens_in,
-        "tokens_out": e.tokens_out,
-        "tokens_per_second": None if rate is None else round(rate, 1),
-        "bytes_in": e.bytes_in,
-        "bytes_out": e.bytes_out,
-        "state": e.state,
-        "caller_id": e.caller_id,
+    return "".join(
+        (
+            f'{{"at":"{iso(e.at)}","kind":"request","request":{_JSON(e.request_id)}',
+            _json_middle(e.key, e.route, e.upstream, cut(e.model), e.status, e.outcome, e.code, e.ended_by),
+            f',"line":{round(e.line, 3)},"wake":{round(e.wake, 3)}',
+            "" if e.first_byte is None else f',"first_byte":{round(e.first_byte, 3)}',
+            f',"took":{round(e.took, 3)}',
+            "" if e.tokens_in is None else f',"tokens_in":{e.tokens_in}',
+            "" if e.tokens_out is None else f',"tokens_out":{e.tokens_out}',
+            "" if rate is None else f',"tokens_per_second":{round(rate, 1)}',
+            f',"bytes_in":{e.bytes_in},"bytes_out":{e.bytes_out}',
+            f',"state":{_JSON(e.state)}' if e.state else "",
+            f',"caller_id":{_JSON(e.caller_id)}' if e.caller_id else "",
+            "}",
+        )
+    )
+
+
+@lru_cache(maxsize=256)
+def _json_middle(
+    key: str, route: str, upstream: str, model: str, status: int, outcome: str, code: str, ended_by: str
+) -> str:
+    """As `_text_middle`."""
+    facts = {
+        "key": key,
+        "route": route,
+        "upstream": upstream,
+        "model": model,
+        "status": status,
+        "outcome": outcome,
+        "code": code,
+        "ended_by": ended_by,
     }
-    return _JSON({name: value for name, value in facts.items() if value is not None and value != ""})
+    return "".join(f',"{name}":{_JSON(value)}' for name, value in facts.items() if value)
 
 
 def happening_text(at: float, text: str) -> str:

@@ -371,8 +371,10 @@ class Metrics:
             speed = tokens_per_second(e)
             if speed is not None:
                 lane.speed.observe(speed)
-        lane.tokens_in.inc(e.tokens_in or 0)
-        lane.tokens_out.inc(e.tokens_out or 0)
+        if e.tokens_in is not None:
+            lane.tokens_in.inc(e.tokens_in)
+        if e.tokens_out is not None:
+            lane.tokens_out.inc(e.tokens_out)
         lane.bytes_in.inc(e.bytes_in)
         lane.bytes_out.inc(e.bytes_out)
         model = self._models.get(e.model, self._other_models)

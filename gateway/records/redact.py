@@ -4,9 +4,9 @@
     >>> redact("GET https://host/?token=abc and s3cret%2Fkey, then Bearer abcdefgh")
     'GET https://host/?token=… and …, then Bearer …'
 
-One compiled pattern, and a check that costs little where nothing matches, so that every line goes through it, on the
-threads of the logs. The hooks at the end send uncaught exceptions the same way: vendors' clients like to put whole
-URLs, key included, into theirs.
+Compiled patterns, and a check before them that costs little where nothing matches, so that every line goes through it,
+on the threads of the logs: alone, or many of them as one text, which is as quickly seen to hold nothing. The hooks at
+the end send uncaught exceptions the same way: vendors' clients like to put whole URLs, key included, into theirs.
 """
 
 import asyncio
@@ -39,11 +39,13 @@ _PATTERNS = r"""
 | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
 """
 """What stands in `before` is kept: it says what was taken out."""
-_MARKS = (  # noqa: SIM905 - one word per line would take a page
-    "earer EARER asic BASIC ? & ; -Key -key -KEY -Token -token :// "
-    "sk- rk- pk- wk- ws- ak- as- hf_ rpa ghp gho github_pat glpat xoxb nvapi eyJ"
-).split()
-"""Whatever `_PATTERNS` matches has one of these in it. Looking for them costs 1 µs a line, the patterns 20."""
+_MARKS = (
+    *("earer ", "EARER ", "asic ", "BASIC ", "?", "&", ";", "x-a", "x-A", "X-a", "X-A", "://"),
+    *("sk-", "rk-", "pk-", "wk-", "ws-", "ak-", "as-", "hf_", "hf-", "rpa_", "rpa-", "ghp", "gho"),
+    *("github_pat", "glpat", "xoxb", "nvapi", "eyJ"),
+)
+"""Whatever `_PATTERNS` matches has one of these in it, and no line of ours has: `-key` would be in each of the key
+`api-key`. Looking for all of them takes 2 µs a line, the patterns 20."""
 
 
 class Redactor:
@@ -52,6 +54,8 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         self._forms: set[str] = set()
         self._known: re.Pattern[str] | None = None
+        self._signs: tuple[str, ...] = _MARKS
+        """A text without any of these has nothing to take out."""
         self._looks_like_one = re.compile(_PATTERNS, re.VERBOSE)
         self.learn(secrets)
 
@@ -63,14 +67,17 @@ class Redactor:
         self._forms = self._forms | {form for secret in secrets for form in forms_of(secret)}
         known = "|".join(re.escape(form) for form in sorted(self._forms, key=lambda form: (-len(form), form)))
         self._known = re.compile(known) if known else None
+        self._signs = (*_MARKS, *self._forms)  # the last, so that another thread has the pattern for what it sees
 
     def __call__(self, text: str) -> str:
+        for sign in self._signs:
+            if sign in text:
+                break
+        else:
+            return text
         if self._known is not None:
             text = self._known.sub(GONE, text)
-        for mark in _MARKS:
-            if mark in text:
-                return self._looks_like_one.sub(_keep_before, text)
-        return text
+        return self._looks_like_one.sub(_keep_before, text)
 
 
 def _keep_before(match: "re.Match[str]") -> str:

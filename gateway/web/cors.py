@@ -57,6 +57,8 @@ class Cors:
     def __init__(self, origins: tuple[str, ...]) -> None:
         """`origins` as `kinds.ORIGINS` reads them; `*` is any."""
         self._origins = frozenset(origins)
+        self.is_on = bool(origins)
+        """Whether answers carry anything for browsers."""
         self._any = "*" in self._origins
         readable = ("Access-Control-Expose-Headers", ", ".join(READABLE))
         self._for_any: Headers = (("Access-Control-Allow-Origin", "*"), readable)

@@ -57,7 +57,7 @@ class Gate:
 
     def headers(self, request: web.BaseRequest) -> tuple[tuple[str, str], ...]:
         """What a browser must see on every answer, errors included."""
-        return self._cors.headers_for(request.headers.get("Origin"))
+        return self._cors.headers_for(request.headers.get("Origin")) if self._cors.is_on else ()
 
     def preflight(self, request: web.BaseRequest, methods: tuple[str, ...]) -> tuple[tuple[str, str], ...] | None:
         """The answer to a browser that asks before it sends; None: it is no such question, or not for us to allow."""
@@ -81,20 +81,21 @@ class Gate:
             if not self._keys.enabled:
                 check_browser(request.headers, origins=self._origins)
                 return None
-            raw, wall = request.raw_headers, time.time()
-            if (key := self._keys.known(raw, wall=wall)) is not None:
+            raw = request.raw_headers
+            if (key := self._keys.known(raw)) is not None:
                 return key
             # Only now does it matter where it came from, which takes longer to tell than the key.
-            return self._keys.check(raw, address=self.address(request), now=self._clock(), wall=wall)
+            return self._keys.check(raw, address=self.address(request), now=self._clock(), wall=time.time())
         except Refused as refused:
             self._on_refused(refused.refusal.why or "other")
             raise
 
     def let_use(self, key: Key | None, route: Route) -> None:
         """Whether whoever this is may use this route. Raises Refused, 403."""
+        if key is None or not key.routes:
+            return
         try:
-            if key is not None:
-                may_use(key, route.path)
+            may_use(key, route.path)
         except Refused as refused:
             self._on_refused(refused.refusal.why)
             raise
@@ -133,12 +134,12 @@ class Gate:
 
     def grant(self, key: Key | None, *, model: str | None, tokens: int) -> Grant:
         """Leave for one request within the key's limits. Then `end` it, always."""
-        try:
-            if key is not None:
+        if key is not None and key.models:
+            try:
                 may_ask_for(key, model)
-        except Refused as refused:
-            self._on_refused(refused.refusal.why)
-            raise
+            except Refused as refused:
+                self._on_refused(refused.refusal.why)
+                raise
         return self._quotas.admit(key, tokens=tokens, now=self._clock(), wall=time.time())
 
     def end(self, grant: Grant, reply: Reply, *, reached_engine: bool) -> None:

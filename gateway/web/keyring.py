@@ -11,7 +11,7 @@ and one whose times have only whole seconds is not missed.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -85,8 +85,13 @@ class Keyring:
         self._patience = patience
         self._wall = wall
         self._see = see
-        self.keys: tuple[Key, ...] = self._fixed
+        self.enabled: Final = bool(self._fixed) or file is not None
+        """Whether callers need a key at all. A file without any keys lets nobody in, rather than everybody."""
+        self.keys: tuple[Key, ...] = ()
         """All of them, expired ones too."""
+        self.by_digest: Mapping[bytes, Key] = {}
+        """The same, as they are looked up."""
+        self._enforce(self._fixed)
         self.warnings: tuple[str, ...] = ()
         """Lines for the console: what is unwise about the file."""
         self._raw = b""
@@ -99,11 +104,6 @@ class Keyring:
         self._asked = asyncio.Event()
         self._looking: asyncio.Future[Seen] | None = None
         """A look that a volume has not answered yet. There is never a second one beside it."""
-
-    @property
-    def enabled(self) -> bool:
-        """Whether callers need a key at all. A file without any keys lets nobody in, rather than everybody."""
-        return bool(self._fixed) or self._file is not None
 
     @property
     def state(self) -> str:
@@ -183,13 +183,16 @@ class Keyring:
         self._on_reload(True, f"{NAME} {again}: {_difference(before, self.keys, len(self._fixed))}")
 
     def _use(self, found: Found, reading: Reading) -> None:
-        self.keys = (*self._fixed, *reading.keys)
+        self._enforce((*self._fixed, *reading.keys))
         self._raw = found.raw
         self._wrong = None
         said = [*reading.warnings, *found.doubts(clear=bool(reading.clear))]
         if not self.keys:
             said.append("it has no keys, so nobody may come in; `wakegate keys new NAME` makes one")
         self.warnings = tuple(f"{NAME} ({self._file}): {line}" for line in said)
+
+    def _enforce(self, keys: tuple[Key, ...]) -> None:
+        self.keys, self.by_digest = keys, {key.digest: key for key in keys}
 
     def _fail(self, why: str, *, aloud: bool) -> None:
         if self._wrong is not None and self._wrong[1] == why and not aloud:

@@ -77,6 +77,9 @@ class Routes:
 
     def find(self, method: str, raw_path: str) -> tuple[Route, str]:
         """The route, and the model's id where the path carries one. Raises Refused: 404, 405."""
+        usual = self._table.get(raw_path)
+        if usual is not None and method in usual.methods:
+            return usual, ""
         if method not in METHODS:
             raise refuse("method_not_allowed", f"{method[:20]} is not used here.", close=True)
         path = raw_path.partition("?")[0]

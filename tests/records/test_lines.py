@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from gateway.records.lines import (
     MODEL_LENGTH,
     happening_json,
     happening_text,
+    iso,
     json_line,
     parse_line,
     text_line,
@@ -134,6 +136,28 @@ def test_any_other_happening_reads_back_as_it_was(at: float, message: str) -> No
 def test_no_line_of_anybody_breaks_the_reader(line: str) -> None:
     parse_line(line)
     parse_line("2026-11-21T14:05:06.123Z request=" + line)
+
+
+@given(st.floats(0, 4e9))
+def test_a_time_is_written_to_the_millisecond_that_has_begun(at: float) -> None:
+    """Never one that is still to come, and never another second's."""
+    assert 0 <= at - datetime.fromisoformat(iso(at)).timestamp() < 0.001 + 1e-6
+
+
+def test_two_requests_that_differ_in_one_thing_have_lines_that_differ_in_it() -> None:
+    """However often the like of either was written before."""
+    for changes in (
+        {"key": "bob"},
+        {"route": "/v1/x"},
+        {"model": "b"},
+        {"status": 500},
+        {"code": "500"},
+        {"state": "x"},
+    ):
+        ((name, value),) = changes.items()
+        for line in (text_line, json_line):
+            one, other, again = (parse_line(line(each)) or {} for each in (ENDED, replace(ENDED, **changes), ENDED))
+            assert one == again and other[name] == value and {**other, name: 0} == {**one, name: 0}
 
 
 def test_a_model_cannot_forge_a_field_or_a_line() -> None:

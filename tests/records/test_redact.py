@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import sys
 import threading
 import urllib.parse
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.records.redact import GONE, Redactor, describe, hook_exceptions, loop_handler
+from gateway.records.lines import json_line, text_line
+from gateway.records.redact import _MARKS, _PATTERNS, GONE, Redactor, describe, hook_exceptions, loop_handler
+from tests.support.ends import ended
 
 SECRET = 'p@ss/w"rd+ü key'
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -103,6 +106,21 @@ def test_what_is_no_secret_stays(text: str, redact: Redactor) -> None:
     assert redact(text) == text
 
 
+@given(found=st.from_regex(re.compile(_PATTERNS, re.VERBOSE), fullmatch=True), around=TEXTS)
+def test_whatever_looks_like_a_key_is_seen_at_the_first_glance(found: str, around: str) -> None:
+    """The quick check before the patterns lets none of them pass, in whatever case it is written."""
+    looks_like_one = re.compile(_PATTERNS, re.VERBOSE).search
+    text = f"{around} {found} {around}"
+    assert GONE in Redactor([])(text) or not looks_like_one(text)
+
+
+@pytest.mark.parametrize("key", ["api-key", "first-key", "admin", "team-a"])
+def test_a_usual_line_holds_nothing_that_looks_like_a_mark_of_a_key(key: str) -> None:
+    """Else each of them would be searched with the patterns, which takes longer than all else that is done to it."""
+    for line in (text_line(ended(key=key)), json_line(ended(key=key))):
+        assert [mark for mark in _MARKS if mark in line] == []
+
+
 def test_a_secret_of_three_letters_would_take_words_apart() -> None:
     assert Redactor(["key"])("the key of") == "the key of"
 
@@ -112,6 +130,14 @@ def test_no_line_of_a_private_key_is_left() -> None:
         "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nEFAASCBKcwggSjAgEAAoIBAQ\n-----END PRIVATE KEY-----\n"
     )
     assert "MIIEvQIBADANBgkqhkiG9w0BAQ" not in Redactor([pem])("failed at MIIEvQIBADANBgkqhkiG9w0BAQ of it")
+
+
+def test_a_secret_of_many_lines_is_gone_also_where_each_stands_in_a_line_of_its_own() -> None:
+    """A line is what is looked at. One that has sixteen characters of such a secret is taken out by itself."""
+    body = ["MIIEvQIBADANBgkqhkiG9w0BAQ", "EFAASCBKcwggSjAgEAAoIBAQab", "dGhlIGxhc3Qgb25lIG9mIGl0"]
+    redact = Redactor(["\n".join(["-----BEGIN PRIVATE KEY-----", *body, "-----END PRIVATE KEY-----", ""])])
+    assert [redact(f"engine: {line}") for line in body] == ["engine: …"] * 3
+    assert redact("\n".join(body)) == "…\n…\n…"
 
 
 def test_a_secret_that_was_made_later_is_learned(redact: Redactor) -> None:

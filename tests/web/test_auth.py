@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gateway.errors import Refusal, Refused
+from gateway.policy.keys import digest_of
 from gateway.policy.throttle import Throttle
 from gateway.web import auth
 from gateway.web.auth import FIRST_KEY, Key, Keys, check_browser, first_key, may_ask_for, may_use
@@ -20,6 +21,7 @@ from gateway.web.keyring import Keyring
 ONE, TWO, OLD = "sk-one-0123456789", "sk-two-0123456789", "sk-old-0123456789"
 RIGHT = [Key.of("one", ONE), Key.of("two", TWO)]
 KEYS = Keys(RIGHT)
+EXPIRING = Keys([*RIGHT, Key("old", Key.of("", OLD).digest, expires=1_801_393_200.0)])
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -129,20 +131,55 @@ def test_an_empty_key_is_never_right_not_even_if_it_is_configured() -> None:
     assert not keys.knows([x_api_key("")])
 
 
-def test_every_key_is_compared_whichever_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time it takes says nothing about which."""
-    compared: list[bytes] = []
-    real = auth.hmac.compare_digest
+class Asked(Mapping[bytes, Key]):
+    """A table that remembers what was looked up in it."""
 
-    def counting(one: bytes, other: bytes) -> bool:
-        compared.append(one)
-        return real(one, other)
+    def __init__(self, known: Mapping[bytes, Key]) -> None:
+        self._known = known
+        self.digests: list[bytes] = []
 
-    monkeypatch.setattr(auth.hmac, "compare_digest", counting)
-    for headers in ([bearer(ONE)], [bearer(TWO)], [bearer("wrong")], [bearer("")]):
-        compared.clear()
-        KEYS.knows(headers)
-        assert compared == [key.digest for key in RIGHT]
+    def __getitem__(self, digest: bytes) -> Key:
+        self.digests.append(digest)
+        return self._known[digest]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def test_what_a_caller_sent_is_looked_up_by_its_digest_and_compared_with_nothing() -> None:
+    """The time it takes says nothing about a key."""
+    ring = Keyring(RIGHT)
+    asked = ring.by_digest = Asked(ring.by_digest)
+    assert set(asked) == {digest_of(ONE.encode()), digest_of(TWO.encode())}
+    for guess in (ONE, TWO, ONE[:-1], "wrong"):
+        asked.digests.clear()
+        Keys(ring).knows([bearer(guess)])
+        assert asked.digests == [digest_of(guess.encode())]
+
+
+CAME = st.lists(
+    st.sampled_from(
+        [
+            *(header(key) for header in (bearer, x_api_key) for key in (ONE, TWO, OLD, "wrong", "")),
+            (b"authorization", b"Basic dXNlcjpwdw=="),
+            (b"x-API-key", b"  " + TWO.encode()),
+            (b"Accept", b"*/*"),
+        ]
+    ),
+    max_size=4,
+)
+
+
+@given(CAME, st.sampled_from((0.0, 2e9)))
+def test_the_quick_look_and_the_one_that_says_what_is_wrong_never_disagree(headers: Headers, wall: float) -> None:
+    known = EXPIRING.known(headers, wall=wall)
+    if known is None:
+        refusal_to(headers, EXPIRING, wall)
+    else:
+        assert EXPIRING.check(headers, wall=wall) is known
 
 
 def test_without_keys_everybody_may_and_nobody_is_known() -> None:
@@ -164,8 +201,6 @@ def test_a_key_is_not_in_what_is_printed_of_it() -> None:
 
 
 # --- expiry
-
-EXPIRING = Keys([*RIGHT, Key("old", Key.of("", OLD).digest, expires=1_801_393_200.0)])
 
 
 def test_a_key_is_right_until_the_second_that_it_ends_and_needs_no_reload_for_it() -> None:

@@ -83,6 +83,13 @@ def test_the_fixed_keys_and_those_of_the_file_are_in_force(ring: Keyring) -> Non
     assert ring.enabled and ring.state == "ok" and ring.warnings == ()
 
 
+async def test_a_key_is_found_by_its_digest_as_long_as_it_is_in_force(ring: Keyring, file: Path, told: Told) -> None:
+    assert ring.by_digest == {key.digest: key for key in (FIXED, ALICE, BOB)}
+    replace(file, ALICE, CAROL)
+    await look(ring)
+    assert told.one()[0] and ring.by_digest == {key.digest: key for key in (FIXED, ALICE, CAROL)}
+
+
 def test_without_a_file_and_fixed_keys_nobody_is_asked_for_one() -> None:
     assert not Keyring().enabled
     assert Keyring([FIXED]).enabled

@@ -176,6 +176,56 @@ def test_secrets_are_in_neither_place(
         assert "s3cret" not in text and text.count("…") + text.count("\\u2026") >= 4
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_is_the_same_whatever_stands_beside_it(
+    form: str, make: Callable[..., Logs], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Many are looked at as one text. One with a secret or an odd character must not change its neighbours."""
+    odd = {3: "my s3cret-key", 64: "a\x85b\u2028", 65: "sk-0123456789abcdefgh", 199: "Bearer s3cret-key"}
+    logs = make(form=form, formats=REAL, redact=Redactor(["s3cret-key"]))
+    for number in range(200):
+        logs.request(ended(number, model=odd.get(number, "demo")))
+        if number == 100:
+            logs.say("between")
+    assert logs.flush(5)
+    lines_found = [line for line in filed(tmp_path).splitlines() if "between" not in line]
+    plain = lines.json_line if form == "json" else lines.text_line
+    for number, line in enumerate(lines_found):
+        if number not in odd:
+            assert line == plain(ended(number))
+    models = [str((lines.parse_line(line) or {})["model"]) for line in lines_found]
+    escaped_twice = "a\x85b\u2028"
+    assert {number: models[number] for number in odd} == {3: "my …", 64: escaped_twice, 65: "…", 199: "Bearer …"}
+    assert "between" in filed(tmp_path).splitlines()[101], "and all are in their order"
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 201 and not [line for line in shown if "s3cret" in line]
+
+
+def test_what_only_two_lines_together_would_spell_is_no_secret(make: Callable[..., Logs], tmp_path: Path) -> None:
+    """Nothing is taken out across the end of a line: there would be one line less, and nobody would know which."""
+    logs = make(redact=Redactor([f"{'.' * 8} T request=r2"]))
+    for number in (1, 2, 3):
+        logs.request(ended(number))
+    assert logs.flush(5)
+    assert numbers_in(filed(tmp_path)) == [1, 2, 3]
+
+
+def test_a_fault_in_one_requests_line_does_not_end_the_others(
+    make: Callable[..., Logs], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(end: Ended) -> str:
+        if end.request_id == "r2":
+            raise KeyError(end.request_id)
+        return FORMATS.text_line(end)
+
+    logs = make(formats=replace(FORMATS, text_line=broken))
+    for number in (1, 2, 3):
+        logs.request(ended(number))
+    assert logs.flush(5)
+    assert numbers_in(filed(tmp_path)) == [1, 3]
+    assert capsys.readouterr().out.splitlines()[1] == "[gateway] error: a log line could not be made: KeyError"
+
+
 def test_lines_are_in_the_file_soon_without_anybody_asking(make: Callable[..., Logs], tmp_path: Path) -> None:
     logs = make()
     logs.request(ended(1))
