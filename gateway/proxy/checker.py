@@ -169,14 +169,14 @@ class Image:
         self.data.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Body:
     """A checked body, ready to be sent any number of times."""
 
     facts: Facts
     chunks: Sequence[bytes]
     size: int
-    _held: "Checked | _Held | _Sifted"
+    _held: "Checked | _Held | _Sifted | None"
 
     @property
     def model(self) -> str | None:
@@ -200,6 +200,8 @@ class Body:
             return body_of(self._held.with_model(model))
         if isinstance(self._held, _Sifted):
             return replace(self._held, checked=self._held.checked.with_model(model)).body()
+        if self._held is None:
+            raise RuntimeError(f"{self!r} was let go")
         return self._held.with_model(model).body(replace(self.facts, model=model))
 
     @property
@@ -220,8 +222,13 @@ class Body:
             for image in self._held.images:
                 image.close()
 
+    def let_go(self) -> None:
+        """It was sent, and will not be again: keep the facts alone. A stream can last for an hour."""
+        self.close()
+        self.chunks, self._held = (), None
+
     def __repr__(self) -> str:
-        where = "spooled" if isinstance(self._held, _Held) else "in memory"
+        where = "spooled" if isinstance(self._held, _Held) else "let go" if self._held is None else "in memory"
         return f"<Body {self.size} bytes {where} {self.facts}>"
 
 

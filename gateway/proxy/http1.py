@@ -107,6 +107,10 @@ class Head:
         """The first value; the name in lower case."""
         return self._first.get(name)
 
+    def let_go(self) -> None:
+        """Forget the headers, which only the beginning of an answer needs."""
+        self.headers, self._first = [], {}
+
     def all(self, name: str) -> list[str]:
         """Every value, in order; the name in lower case."""
         if name not in self._first:

@@ -73,6 +73,13 @@ class Call:
     gathered: str | None = None
     """What the whole answer is called, where the engine streams it and the caller asked for no stream."""
 
+    on_heard: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Called when the engine answers: nothing of this will be sent again."""
+
+    def was_heard(self) -> None:
+        self.body, self.headers = (), []
+        self.on_heard()
+
     @property
     def passes_by(self) -> bool:
         """Whether its body comes while it is sent, so that it can be sent once only."""
@@ -170,6 +177,7 @@ class Upstream:
         try:
             head = await self._ask(connection, call, reply)
             reply.timings["prefill"] = self._clock() - sent_at
+            call.was_heard()
             if not 200 <= head.status < 300:
                 await self._pass_error(connection, head, reply)
             elif not _is_plain(head):
@@ -257,6 +265,7 @@ class Upstream:
         error event can always follow; only after one that was too long to keep is a cut all that is left to say."""
         stream = EventStream(connection, reply, choices=call.choices, hides_usage=call.hides_usage)
         reply.begin_now(head.status, answer_headers(head.headers), length=None)
+        head.let_go()
         try:
             connection.flow_to(stream.take)
             await reply.flush()
@@ -303,7 +312,7 @@ class Upstream:
         while not connection.is_over:
             if self._clock() >= deadline:
                 raise refuse("backend_timeout", f"The engine's answer was not complete after {limits.answer:g} s.")
-            if reply.is_behind:
+            if connection.is_paused:  # not: is the caller behind? It may have caught up before we came to look
                 await reply.drain()
                 stream.resume()
                 continue
@@ -339,7 +348,7 @@ class Upstream:
         connection.flow_to(answer.take)
         await reply.flush()
         while not connection.is_over:
-            if reply.is_behind:
+            if connection.is_paused:
                 await reply.drain()
                 connection.resume()
             else:

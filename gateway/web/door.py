@@ -375,7 +375,7 @@ class Door:
         self._check_model(body)
         name = self._conductor.name_for(body.model)
         named = body if name is None or name == body.model else body.with_model(name)
-        call.body, call.length = named.chunks, named.size
+        call.body, call.length, call.on_heard = named.chunks, named.size, body.let_go
 
     # -- holding -------------------------------------------------------------------------------
 
