@@ -91,7 +91,7 @@ class Arrival(AsyncIterator[bytes]):
         held_back = self._clock() - self._gave
         self._began += held_back
         self._last += held_back
-        while not (chunk := self._content.read_nowait()):
+        while self._content.total_bytes <= self.size:  # all that came was taken
             self._ask()
             now = self._clock()
             if now >= self._deadline():
@@ -102,10 +102,15 @@ class Arrival(AsyncIterator[bytes]):
                 raise _broken()
             try:
                 async with asyncio.timeout(min(LOOK, self._deadline() - now)):
-                    return await self._content.readany()
+                    return await self._take()
             except TimeoutError:
                 continue
-        return chunk
+        return await self._take()
+
+    async def _take(self) -> bytes:
+        """One read as it came, where the parser keeps them apart: three of them joined are a copy of each byte. With
+        chunks it would give one after the other, however small they are."""
+        return await self._content.readany() if self._declared is None else (await self._content.readchunk())[0]
 
     def _ask(self) -> None:
         transport = self._request.transport

@@ -663,11 +663,14 @@ def _check_media(document: dict[str, Any], rules: Rules, mark: str) -> list[_Ref
     ]
 
 
+_NESTED: Final = (dict, list)
+
+
 def _references(value: object, where: str) -> Iterator[_Reference]:
     """Every string in the parts below `value` that an engine could load, with its place. Nesting was bounded before."""
     if isinstance(value, list):
         for index, item in enumerate(value):
-            if isinstance(item, dict | list):
+            if item and isinstance(item, _NESTED):  # made once: an input can be a million numbers
                 yield from _references(item, f"{where}.{index}")
         return
     if not isinstance(value, dict):
