@@ -201,6 +201,11 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    @property
+    def is_paused(self) -> bool:
+        """The engine waits until `resume`, whatever has changed meanwhile."""
+        return self._paused
+
     def pause(self) -> None:
         """Let the engine wait: whoever takes its answer has enough for now."""
         if not self._paused and self._transport is not None and not self._transport.is_closing():

@@ -303,11 +303,6 @@ class Reply:
         if self._protocol.writing_paused:
             await self.drain()
 
-    @property
-    def is_behind(self) -> bool:
-        """The caller reads more slowly than it is written to."""
-        return self._protocol.writing_paused
-
     async def drain(self) -> None:
         """Until the caller has read enough for more. Raises CallerLeft, also when it reads nothing for too long."""
         try:
