@@ -86,7 +86,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def _fits(value: str) -> bool:
-    return len(value) <= VALUE_MAX and _PLAIN.fullmatch(value) is not None
+    if len(value) > VALUE_MAX:
+        return False
+    return (value.isascii() and value.isprintable()) or _PLAIN.fullmatch(value) is not None
 
 
 # ---------------------------------------------------------------- an engine's errors
