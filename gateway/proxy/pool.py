@@ -35,6 +35,8 @@ FORGIVE: Final = 60.0
 """Seconds after which an engine that ended idle connections is tried anew: it may have been restarted."""
 KNOWN_FOR: Final = 10.0
 """Seconds for which a host's addresses are believed."""
+_AGAIN: Final = 0.005
+"""Seconds between two tries to get into a unix socket's line."""
 _DELAY: Final = 0.25
 """Seconds that one address is tried before the next is, too (RFC 8305, 5)."""
 
@@ -52,14 +54,22 @@ def _tls() -> ssl.SSLContext:
 class Pool:
     """Connections to one endpoint, with TLS where its URL says so."""
 
-    def __init__(self, endpoint: Endpoint, *, connect: float) -> None:
-        """`connect`: seconds for a new connection, names and TLS included."""
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        connect: float,
+        trust: ssl.SSLContext | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """`connect`: seconds for a new connection, names and TLS included. `trust`: which certificates are believed,
+        where it is not the system's. `loop`: whose clock and names, where they are not the running one's."""
         url = URL(endpoint.url)
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or asyncio.get_running_loop()
         self._socket = endpoint.socket
         self._host = url.host or "localhost"
         self._port = url.port or 80
-        self._tls = _tls() if url.scheme == "https" and endpoint.socket is None else None
+        self._tls = (trust or _tls()) if url.scheme == "https" and endpoint.socket is None else None
         self._over: Over = "unix" if endpoint.socket is not None else "tls" if self._tls is not None else "tcp"
         self._connect = connect
         self._alarms = Alarms(self._loop)
@@ -91,7 +101,9 @@ class Pool:
     def _let_go(self, connection: Connection) -> None:
         """One that is too old, or that the engine has ended: which tells how long it lets them live."""
         if (ended := connection.ended_at) is not None:
-            self._keep = min(self._keep, (ended - connection.idle_since) / 2)
+            lived = ended - connection.idle_since
+            self._keep = min(self._keep, lived / 2)
+            self._is_trusted = self._is_trusted and lived > REST
             self._ended_at = ended
         connection.abort()
 
@@ -147,7 +159,7 @@ class Pool:
 
     async def _open(self, connection: Connection) -> None:
         if self._socket is not None:
-            await self._loop.create_unix_connection(lambda: connection, self._socket)
+            await self._loop.create_unix_connection(lambda: connection, sock=await _at_socket(self._socket))
         elif _is_address(self._host):
             await self._loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
         else:
@@ -174,9 +186,26 @@ class Pool:
             return await aiohappyeyeballs.start_connection(
                 addresses, happy_eyeballs_delay=_DELAY, interleave=1, loop=self._loop
             )
-        except OSError:
+        except BaseException:  # cancelled, too: that is how the time for it ends
             self._addresses = None  # it may have moved
             raise
+
+
+async def _at_socket(path: str) -> socket.socket:
+    """Connected to a unix socket; in line where the engine's own line is full, as over TCP (llama-server's has five
+    places). The kernel only says EAGAIN, which uvloop takes for a failure and asyncio for success."""
+    connected = socket.socket(socket.AF_UNIX)
+    try:
+        connected.setblocking(False)
+        while True:
+            try:
+                connected.connect(path)
+                return connected
+            except BlockingIOError:
+                await asyncio.sleep(_AGAIN)
+    except BaseException:
+        connected.close()
+        raise
 
 
 def _is_address(host: str) -> bool:
