@@ -155,11 +155,16 @@ class StreamWatch:
         return f"<StreamWatch {self._dialect.name} ended={self.ended_properly} failure={failure}>"
 
     @property
-    def ended_properly(self) -> bool:
-        """Whether everything came. A stream that ends without it was cut, however tidy its HTTP framing."""
+    def has_ended(self) -> bool:
+        """Whether the engine has said that this was all: what ends its connection then cuts nothing off."""
         if self.failure is not None:
             return False
-        return self._done or self._dialect.end is None or self._ends >= self._choices
+        return self._done or (self._dialect.end is not None and self._ends >= self._choices)
+
+    @property
+    def ended_properly(self) -> bool:
+        """Whether everything came. A stream that ends without it was cut, however tidy its HTTP framing."""
+        return self.has_ended or (self.failure is None and self._dialect.end is None)
 
     @property
     def sequence(self) -> int:

@@ -194,7 +194,7 @@ class AnswerParser:
             if end < 4:
                 return self._hold_head(source, searched)
             if end > HEAD_MAX:
-                raise Malformed("The head of the answer is too long.")
+                raise Malformed(f"The head of the answer is longer than {HEAD_MAX} bytes.")
             head = _read_head(source[:end].decode("latin-1"), self._method)
             if head is not None:
                 break
@@ -233,7 +233,7 @@ class AnswerParser:
 
     def _hold_head(self, source: bytes | bytearray, searched: int) -> bytes:
         if len(source) >= HEAD_MAX:
-            raise Malformed("The head of the answer is too long.")
+            raise Malformed(f"The head of the answer is longer than {HEAD_MAX} bytes.")
         _check_line_ends(source, searched)
         if source is not self._held:
             self._held = bytearray(source)
@@ -339,7 +339,7 @@ class AnswerParser:
             held.clear()
             return line, at + end + 2 - known
         if len(held) == LINE_MAX + 2:
-            raise Malformed("A line of the answer is too long.")
+            raise Malformed(f"A line of the answer is longer than {LINE_MAX} bytes.")
         _check_line_ends(held, max(0, known - 1))
         return None, len(data)
 
@@ -422,9 +422,9 @@ def _read_fields(text: str, at: int) -> list[tuple[str, str]]:
     if len(fields) != text.count("\n", at, -1):
         raise Malformed("A header is none.")
     if len(fields) > HEADERS_MAX:
-        raise Malformed("There are too many headers.")
+        raise Malformed(f"The answer has more than {HEADERS_MAX} headers.")
     if len(text) > LINE_MAX and max(map(len, text.split("\r\n"))) > LINE_MAX:
-        raise Malformed("A line of the answer is too long.")
+        raise Malformed(f"A line of the answer is longer than {LINE_MAX} bytes.")
     if " \r\n" in text or "\t\r\n" in text:
         return [(name, value.rstrip(" \t")) for name, value in fields]
     return fields

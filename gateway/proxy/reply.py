@@ -33,7 +33,11 @@ _ENDS_A_LINE = re.compile(r"[\r\n\0]")
 
 
 class CallerLeft(ConnectionError):
-    """The caller is gone, or reads so slowly that it was let go. Nothing more can be said to it."""
+    """The caller is gone. Nothing more can be said to it."""
+
+
+class ReadsNothing(CallerLeft):
+    """It did not take what was said for WRITE_TIMEOUT, and was let go."""
 
 
 class Phase(enum.Enum):
@@ -304,13 +308,13 @@ class Reply:
             await self.drain()
 
     async def drain(self) -> None:
-        """Until the caller has read enough for more. Raises CallerLeft, also when it reads nothing for too long."""
+        """Until the caller has read enough for more. Raises CallerLeft, ReadsNothing."""
         try:
             async with asyncio.timeout(self._write_timeout):
                 await self._request.writer.drain()
         except TimeoutError as error:
             self.cut()
-            raise CallerLeft(f"read nothing for {self._write_timeout:g} s") from error
+            raise ReadsNothing(f"read nothing for {self._write_timeout:g} s") from error
         except (ConnectionError, RuntimeError) as error:  # RuntimeError: uvloop's, after the connection was lost
             raise CallerLeft from error
 

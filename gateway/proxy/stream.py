@@ -19,7 +19,9 @@ from gateway.proxy.gathered import Gathered
 from gateway.proxy.reply import Reply
 from gateway.proxy.usage import UsageWatch, usage_in
 
-_SAYS: Final = re.compile(rb'"(?:content|reasoning_content|reasoning|text|arguments|delta|thinking)"\s*:\s*"[^"]')
+_SAYS: Final = re.compile(
+    rb'"(?:content|reasoning_content|reasoning|text|refusal|arguments|partial_json|delta|thinking)"\s*:\s*"[^"]'
+)
 """A token in an event of any dialect: the first ones say a role, or nothing."""
 
 
@@ -97,6 +99,11 @@ class EventStream:
             raise refuse("backend_lost", "The engine's stream ended before the answer did.")
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the engine has said that this was all."""
+        return self._watch.has_ended
+
+    @property
     def may_be_interrupted(self) -> bool:
         """Whether something of ours may follow what was passed."""
         return not self._cutter.cut_only
@@ -109,7 +116,7 @@ class EventStream:
 
 
 GATHERED_MAX: Final = 64 * 1024 * 1024
-"""Bytes of an answer that is put together here, where MAX_RESPONSE_SIZE says nothing."""
+"""What MAX_RESPONSE_SIZE is for an answer that is put together here, where nobody set it. Bytes."""
 
 
 class GatheredStream(EventStream):

@@ -38,6 +38,11 @@ JOINED: Final = 64 * 1024
 class Unreached(Exception):
     """Nothing of the request can have been read by the engine: it may be sent again."""
 
+    def __init__(self, why: str, *, limit: str = "") -> None:
+        """`limit`: the one that was exceeded, in words for the caller; `why` may name what is none of its business."""
+        super().__init__(why)
+        self.limit = limit
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -168,8 +173,11 @@ class Upstream:
     async def _open(self) -> Connection:
         try:
             return await self._pool.open()
-        except (OSError, TimeoutError) as error:  # TLS that is not right is an OSError, too
-            raise Unreached(str(error) or "no connection in time") from error
+        except TimeoutError as error:
+            limit = f"CONNECT_TIMEOUT ({self._limits.connect:g} s)"
+            raise Unreached(f"no connection within {limit}", limit=limit) from error
+        except OSError as error:  # also TLS that is not right
+            raise Unreached(str(error) or type(error).__name__) from error
 
     async def _exchange(self, connection: Connection, call: Call, reply: Reply) -> None:
         sent_at = self._clock()
@@ -222,7 +230,8 @@ class Upstream:
                 raise self._why(connection, call)
             now = self._clock()
             if now >= deadline:
-                raise refuse("backend_timeout", f"The engine did not begin to answer within {limit:g} s.")
+                name = "FIRST_BYTE_TIMEOUT" if reply.streams else "ANSWER_TIMEOUT"
+                raise refuse("backend_timeout", f"The engine did not begin to answer within {name} ({limit:g} s).")
             if reply.streams and now >= beat:
                 await reply.heartbeat("working on the prompt")
                 beat = self._clock() + self._limits.heartbeat
@@ -248,7 +257,7 @@ class Upstream:
         """What the failure of this connection means for its request."""
         failure = connection.failure
         if isinstance(failure, Malformed):
-            return refuse("backend_protocol_error", "The engine's answer was not proper HTTP.")
+            return refuse("backend_protocol_error", f"The engine's answer was not proper HTTP. {failure}")
         if not isinstance(failure, Lost):  # of the one who took the answer: Refused, CallerLeft, or a fault of ours
             return failure or Lost("nothing came")
         if connection.head is not None:
@@ -269,12 +278,10 @@ class Upstream:
         try:
             connection.flow_to(stream.take)
             await reply.flush()
-            await self._keep_time(connection, stream, reply)
+            await self._keep_time(connection, stream, reply, sent_at)
             if stream.first_event is not None:
                 reply.timings["first_event"] = stream.first_event - sent_at
-            if connection.failure is not None:
-                raise self._why(connection, call)
-            stream.end()
+            self._end(connection, stream, call)
         except Refused:
             if not stream.may_be_interrupted:
                 reply.cut()
@@ -292,10 +299,8 @@ class Upstream:
         )
         try:
             connection.flow_to(stream.take)
-            await self._keep_time(connection, stream, reply, deadline=sent_at + self._limits.answer)
-            if connection.failure is not None:
-                raise self._why(connection, call)
-            stream.end()
+            await self._keep_time(connection, stream, reply, sent_at, deadline=sent_at + self._limits.answer)
+            self._end(connection, stream, call)
             body = stream.answer()
         finally:
             stream.settle()
@@ -303,25 +308,24 @@ class Upstream:
         await reply.answer(head.status, body, headers)
 
     async def _keep_time(
-        self, connection: Connection, stream: EventStream, reply: Reply, *, deadline: float = inf
+        self, connection: Connection, stream: EventStream, reply: Reply, sent_at: float, *, deadline: float = inf
     ) -> None:
         """Until the engine has said everything, or failed: wait for a caller who reads slowly, and say so when the
         engine is silent for too long. While events flow there is nothing to do here."""
         limits = self._limits
-        begun = beat = self._clock()
+        beat = self._clock()
         while not connection.is_over:
             if self._clock() >= deadline:
-                raise refuse("backend_timeout", f"The engine's answer was not complete after {limits.answer:g} s.")
+                raise self._too_late()
             if connection.is_paused:  # not: is the caller behind? It may have caught up before we came to look
                 await reply.drain()
                 stream.resume()
                 continue
             now = self._clock()
-            since = stream.last_event or begun
+            since = stream.last_event or sent_at
             limit = limits.gap if stream.last_event else limits.first_byte
             if now - since >= limit:
-                code = "backend_stalled" if stream.last_event else "backend_timeout"
-                raise refuse(code, f"The engine sent nothing for {limit:g} s.")
+                raise self._silent(limit, has_begun=stream.last_event is not None)
             beat = max(beat, since)
             if now - beat >= limits.heartbeat:
                 if stream.may_be_interrupted:
@@ -330,6 +334,13 @@ class Upstream:
                 continue
             await connection.news(min(since + limit, beat + limits.heartbeat, deadline) - now)
 
+    def _end(self, connection: Connection, stream: EventStream, call: Call) -> None:
+        """Raises what ended it early. When the engine has said that this was all, the end of its connection takes
+        nothing away, however rude: it is the last thing of an engine that goes."""
+        if connection.failure is not None and not (isinstance(connection.failure, Lost) and stream.has_ended):
+            raise self._why(connection, call)
+        stream.end()
+
     async def _pass_whole(self, connection: Connection, head: Head, reply: Reply, call: Call, sent_at: float) -> None:
         """An answer in one piece: small ones are complete before their head goes out."""
         size = self._limits.size
@@ -337,9 +348,11 @@ class Upstream:
             raise too_long(size)
         deadline = sent_at + self._limits.answer
         while not connection.is_over and connection.held < HELD:
-            await self._more(connection, deadline, sent_at)
+            await self._more(connection, deadline)
         if connection.failure is not None:
             raise self._why(connection, call)
+        if size is not None and connection.held > size:
+            raise too_long(size)
         if connection.is_done:
             await self._answer(connection.release(), head, reply)
             return
@@ -352,17 +365,26 @@ class Upstream:
                 await reply.drain()
                 connection.resume()
             else:
-                await self._more(connection, deadline, sent_at)
+                await self._more(connection, deadline)
         if connection.failure is not None:
             raise self._why(connection, call)
         answer.end()
         await reply.finish()
 
-    async def _more(self, connection: Connection, deadline: float, sent_at: float) -> None:
+    async def _more(self, connection: Connection, deadline: float) -> None:
         now = self._clock()
         if now >= deadline:
-            raise refuse("backend_timeout", f"The engine's answer was not complete after {now - sent_at:.0f} s.")
+            raise self._too_late()
         await connection.news(deadline - now)
+
+    def _too_late(self) -> Refused:
+        said = f"The engine's answer was not complete within ANSWER_TIMEOUT ({self._limits.answer:g} s)."
+        return refuse("backend_timeout", said)
+
+    def _silent(self, limit: float, *, has_begun: bool) -> Refused:
+        if has_begun:
+            return refuse("backend_stalled", f"The engine sent nothing for STREAM_IDLE_TIMEOUT ({limit:g} s).")
+        return refuse("backend_timeout", f"The engine's stream did not begin within FIRST_BYTE_TIMEOUT ({limit:g} s).")
 
     async def _answer(self, body: bytes, head: Head, reply: Reply) -> None:
         lost = lost_in(body)
@@ -370,8 +392,6 @@ class Upstream:
             raise Refused(lost)
         if _is_cut(head, body):
             raise refuse("backend_lost", "The engine ended in the middle of this answer.")
-        if self._limits.size is not None and len(body) > self._limits.size:
-            raise too_long(self._limits.size)
         reply.usage = usage_in(body)
         rest = [(name, value) for name, value in answer_headers(head.headers) if name.lower() != "content-type"]
         content_type = head.get("content-type") or "application/octet-stream"

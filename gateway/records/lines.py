@@ -45,7 +45,11 @@ FIELDS: dict[str, Field] = {
         Field("model", "text", f"The model as the caller wrote it, up to {MODEL_LENGTH} characters."),
         Field("status", "number", "What the caller got. Not there when it left before there was one."),
         Field("outcome", "text", "*answered*, *refused* (by the gateway), *left* (the caller), *failed*."),
-        Field("code", "text", "The code of our refusal, or the engine's status from 400 on."),
+        Field(
+            "code",
+            "text",
+            "The code of our refusal, or the engine's status from 400 on; *write_timeout*: the caller read nothing.",
+        ),
         Field("ended_by", "text", "Who ended it: *caller*, *gateway*, *engine*."),
         Field("line", "seconds", "Waited in line behind others."),
         Field("wake", "seconds", "Was held while the engine woke."),

@@ -53,7 +53,9 @@ START_BUCKETS = (1, 2.5, 5, 10, 20, 30, 60, 90, 120, 180, 300, 600, 1200, 1800)
 SPEED_BUCKETS = (1, 2.5, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
 
 OUTCOMES = ("answered", "refused", "left", "failed")
-CODES = frozenset({"", "gateway_fault", *CATALOGUE, "400", "403", "404", "413", "422", "429", "500", "503"})
+CODES = frozenset(
+    {"", "gateway_fault", "write_timeout", *CATALOGUE, "400", "403", "404", "413", "422", "429", "500", "503"}
+)
 """Ours, and the statuses of their own that engines are known to answer with."""
 AUTH_FAILURES = ("missing", "wrong", "expired", "throttled", "doubled", "forbidden", "browser", OTHER)
 RELOADED = ("keys", "tls", OTHER)

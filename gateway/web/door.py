@@ -24,7 +24,7 @@ from gateway.proxy.bodies import Bodies
 from gateway.proxy.checker import Body
 from gateway.proxy.gathered import kind_for
 from gateway.proxy.headers import upstream_headers
-from gateway.proxy.reply import CallerLeft, Reply
+from gateway.proxy.reply import CallerLeft, ReadsNothing, Reply
 from gateway.proxy.upstream import Call, Unreached, Upstream, Upstreams
 from gateway.web import pages, wire
 from gateway.web.gate import Gate
@@ -160,8 +160,8 @@ class Door:
         except Refused as refused:
             visit.outcome, visit.code = outcome_of(refused.refusal), refused.refusal.code
             await reply.refuse(refused.refusal)
-        except CallerLeft:
-            visit.outcome = "left"
+        except CallerLeft as left:
+            visit.outcome, visit.code = "left", "write_timeout" if isinstance(left, ReadsNothing) else ""
             reply.cut()
         except asyncio.CancelledError:
             visit.outcome = "left"
@@ -296,6 +296,7 @@ class Door:
         """Wait for the turn and carry it; again only while the engine can have seen nothing of it."""
         patience = None if reply.streams else self._patience.of(request.headers)
         size, slots = (body.size, body.slots) if body is not None else (0, 1)
+        limit = ""
         for attempt in range(TRIES):
             verdict = self._conductor.admit(f"{reply.request_id}.{attempt}", size=size, patience=patience, slots=slots)
             if isinstance(verdict, Refusal):
@@ -311,9 +312,10 @@ class Door:
                     visit.reached_engine = True
                     await self._upstream(ticket).pipe(call, reply)
                     return
-                except Unreached:
+                except Unreached as unreached:
                     visit.reached_engine = False
                     ticket.active = False
+                    limit = unreached.limit
                     await asyncio.sleep(END_IS_TOLD)  # then we wait in line
                 except Refused as refused:
                     ticket.active = is_activity(refused.refusal.status)
@@ -326,7 +328,8 @@ class Door:
                     raise cut_short_or_left(ticket) from None
                 finally:
                     ticket.active = ticket.active and is_activity(reply.status or None)
-        raise refuse("backend_unavailable", "The engine cannot be reached.", retry_after=5)
+        within = f" within {limit}" if limit else ""
+        raise refuse("backend_unavailable", f"The engine cannot be reached{within}.", retry_after=5)
 
     def _upstream(self, ticket: Ticket) -> Upstream:
         if ticket.instance is None:

@@ -7,8 +7,10 @@ that a test decides each byte that comes back and sees each byte that came.
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -189,13 +191,23 @@ class ScriptedEngine:
     left: int = 0
     """Callers (the gateway) that closed before the script was over."""
     port: int = 0
+    socket: str | None = None
+    """A path to listen at, instead of a port."""
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self) -> "ScriptedEngine":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        if self.socket is not None:
+            self._server = await asyncio.start_unix_server(self._serve, self.socket)
+        else:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self.port = self._server.sockets[0].getsockname()[1]
         return self
+
+    @property
+    def endpoint(self) -> Endpoint:
+        host = "localhost" if self.socket is not None else f"127.0.0.1:{self.port}"
+        return Endpoint(f"http://{host}", socket=self.socket, key="engine-key")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -311,11 +323,20 @@ class Sizes:
     head_timeout: float = 3.0
     keep_idle: float = 5.0
     linger: float = 0.3
+    receive_buffer: int | None = None
+    """Bytes that the kernel keeps of what a caller sent and the gateway did not read yet."""
     allowed_paths: tuple[str, ...] = ()
     strict_models: bool = False
     gate: Callable[[], Gate] | None = None
     short_of_memory: bool = False
     retry_first: float = 0.1
+    max_seconds: float | None = None
+    """MAX_REQUEST_SECONDS."""
+    response_size: int | None = None
+    """MAX_RESPONSE_SIZE."""
+    count_tokens: bool = False
+    gathers: bool = False
+    """Whether the engine is behind an edge that cuts silent answers (`Profile.cuts_silence`)."""
 
 
 @contextlib.asynccontextmanager
@@ -351,10 +372,12 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         answer=sizes.answer_time,
         gap=sizes.gap,
         heartbeat=sizes.heartbeat,
+        size=sizes.response_size,
     )
     upstreams = Upstreams(lambda endpoint: Upstream(endpoint, limits))
+    rules = Rules(count_tokens=sizes.count_tokens, gather=sizes.gathers)
     bodies = Bodies(
-        BodyLimits(size=sizes.body_limit, gap=sizes.body_gap), Checker(Rules()), on_repair=metrics.surrogates.inc
+        BodyLimits(size=sizes.body_limit, gap=sizes.body_gap), Checker(rules), on_repair=metrics.surrogates.inc
     )
     visits: list[Visit] = []
     door = Door(
@@ -368,6 +391,8 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         patience=Patience(grace=sizes.grace, heartbeat=sizes.heartbeat, hold_max=sizes.hold_max, behind_edge=False),
         strict_models=sizes.strict_models,
         write_timeout=sizes.write_timeout,
+        max_seconds=sizes.max_seconds,
+        counts_tokens=sizes.count_tokens,
         on_end=visits.append,
         is_short_of_memory=lambda: sizes.short_of_memory,
     )
@@ -380,7 +405,10 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
     )
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.2)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    if sizes.receive_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, sizes.receive_buffer)
+    await web.SockSite(runner, listener, backlog=1024).start()
     try:
         yield Front(conductor, metrics, server, runner.addresses[0][1], visits)
     finally:
@@ -393,15 +421,18 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
 
 @contextlib.asynccontextmanager
 async def house(
-    *, script: Script | None = None, ready_at_once: bool = True, profile: Profile | None = None, **sizes: Any
+    *,
+    script: Script | None = None,
+    ready_at_once: bool = True,
+    profile: Profile | None = None,
+    engine_socket: Path | None = None,
+    **sizes: Any,
 ) -> AsyncIterator[House]:
-    """A gateway whose engine is a script. `sizes` are the fields of Sizes."""
-    engine = await ScriptedEngine().start()
+    """A gateway whose engine is a script, on a port or at a path. `sizes` are the fields of Sizes."""
+    engine = await ScriptedEngine(socket=str(engine_socket) if engine_socket is not None else None).start()
     if script is not None:
         engine.script = script
-    provider = StubProvider(
-        Endpoint(f"http://127.0.0.1:{engine.port}", key="engine-key"), ready_at_once=ready_at_once, profile=profile
-    )
+    provider = StubProvider(engine.endpoint, ready_at_once=ready_at_once, profile=profile)
     try:
         async with standing(provider, Sizes(**sizes)) as front:
             yield House(**vars(front), engine=engine, provider=provider)
