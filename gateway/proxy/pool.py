@@ -192,8 +192,8 @@ class Pool:
 
 
 async def _at_socket(path: str) -> socket.socket:
-    """Connected to a unix socket; in line where the engine's own line is full, as over TCP (llama-server's has five
-    places). The kernel only says EAGAIN, which uvloop takes for a failure and asyncio for success."""
+    """Connected to a unix socket; in line where the engine's own line is full, as over TCP (cpp-httplib's default is
+    five places). The kernel only says EAGAIN, which uvloop takes for a failure and asyncio for success."""
     connected = socket.socket(socket.AF_UNIX)
     try:
         connected.setblocking(False)

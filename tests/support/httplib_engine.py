@@ -21,8 +21,8 @@ import time
 
 MAX = 100
 BACKLOG = 5
-"""Connections that wait to be accepted, at a unix socket: CPPHTTPLIB_LISTEN_BACKLOG. Over TCP more, because there the
-kernel of whoever finds the line full waits for a second, and a thread of Python accepts more slowly than httplib."""
+"""Connections that wait to be accepted, at a unix socket: httplib's default, CPPHTTPLIB_LISTEN_BACKLOG. Over TCP more,
+as llama-server has it: there the kernel of whoever finds the line full waits for a second."""
 KEEP = b"Keep-Alive: timeout=5, max=100\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n%b\r\n"
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b"

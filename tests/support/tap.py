@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gateway.providers.base import Endpoint, Instance, Intent, Journal, News, Profile, Provider, ProviderError
+from gateway.proxy.http1 import AnswerParser
 from tests.support.house import Received, chunked, read_request
 
 
@@ -24,7 +25,7 @@ class Tap:
     """Where to connect instead."""
     at_once: int = 0
     most_at_once: int = 0
-    """The most requests that were on the line together."""
+    """The most requests that were at the engine together; a connection that is only kept is none."""
     _server: asyncio.Server | None = None
     _lines: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -64,9 +65,10 @@ class Tap:
     async def _both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until one end leaves; then the other is left too."""
         answers, engine = await self._dial()
+        awaited: list[AnswerParser] = []
         ways = {
-            asyncio.ensure_future(self._requests(reader, engine)),
-            asyncio.ensure_future(self._answers(answers, writer)),
+            asyncio.ensure_future(self._requests(reader, engine, awaited)),
+            asyncio.ensure_future(self._answers(answers, writer, awaited)),
         }
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -74,6 +76,7 @@ class Tap:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+            self.at_once -= len(awaited)
             engine.close()
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -82,25 +85,28 @@ class Tap:
         host, _, port = self.target.url.removeprefix("http://").rpartition(":")
         return await asyncio.open_connection(host, int(port))
 
-    async def _requests(self, reader: asyncio.StreamReader, engine: asyncio.StreamWriter) -> None:
-        carried = 0
-        try:
-            while True:
-                request = await read_request(reader)
-                self.seen.append(request)
-                if not carried:
-                    carried = 1
-                    self.at_once += 1
-                    self.most_at_once = max(self.most_at_once, self.at_once)
-                sized = request.header("Content-Length") or not request.body
-                engine.write(request.raw_head + (request.body if sized else chunked(request.body) + chunked(b"")))
-                await engine.drain()
-        finally:
-            self.at_once -= carried
+    async def _requests(
+        self, reader: asyncio.StreamReader, engine: asyncio.StreamWriter, awaited: list[AnswerParser]
+    ) -> None:
+        while True:
+            request = await read_request(reader)
+            self.seen.append(request)
+            awaited.append(AnswerParser(request.line.partition(" ")[0]))
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            sized = request.header("Content-Length") or not request.body
+            engine.write(request.raw_head + (request.body if sized else chunked(request.body) + chunked(b"")))
+            await engine.drain()
 
-    @staticmethod
-    async def _answers(answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answers(
+        self, answers: asyncio.StreamReader, writer: asyncio.StreamWriter, awaited: list[AnswerParser]
+    ) -> None:
         while data := await answers.read(1 << 16):
+            if awaited:
+                awaited[0].feed(data)
+                if awaited[0].done:
+                    del awaited[0]
+                    self.at_once -= 1
             writer.write(data)
             await writer.drain()
 
