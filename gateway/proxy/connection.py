@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         """Lost, and the engine cannot have read the request: it may be sent again (`_is_unread`)."""
         self.writing_paused = False
         self.failure: Exception | None = None
-        """Why the answer ends early: Malformed, Lost, or what the taker raised."""
+        """Why the answer ends early: Malformed, Lost, or what was raised by who takes it or who sends the body."""
         self.last_read = 0.0
         """Loop time."""
         self.idle_since = 0.0
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._is_sent = not more
         if self._transport is None or self._transport.is_closing():
             self.was_unread = True  # not a byte of it left us, and no end will be told again
-            self._fail(Lost("the connection had ended before it was asked"))
+            self.fail(Lost("the connection had ended before it was asked"))
         else:
             self.send(data)
 
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
             try:
                 take(data, None)
             except Exception as error:
-                self._fail(error)
+                self.fail(error)
 
     def news(self, within: float) -> asyncio.Future[None]:
         """Done when something changed (a head, held bytes, an end, room to send, a call of `wake`), or after so many
@@ -217,6 +217,12 @@ class Connection(asyncio.Protocol):
             self._paused = False
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
+
+    def fail(self, error: Exception) -> None:
+        """This answer ends here; what ended it first is its `failure`."""
+        if self.failure is None:
+            self.failure = error
+        self.wake()
 
     # -- before and after ----------------------------------------------------------------------
 
@@ -290,7 +296,7 @@ class Connection(asyncio.Protocol):
                     self.wake()
                 return
         except Exception as error:  # whatever it is, the task that carries this request has to hear of it
-            self._fail(error)
+            self.fail(error)
             return
         if body:
             self._held.append(body)
@@ -335,7 +341,7 @@ class Connection(asyncio.Protocol):
             self.wake()
             return
         self.was_unread = not self._answered and self._is_unread(exc)
-        self._fail(Lost("the connection ended before the answer"))
+        self.fail(Lost("the connection ended before the answer"))
 
     def _is_unread(self, exc: Exception | None) -> bool:
         """Whether this end proves that the engine cannot have begun.
@@ -358,11 +364,6 @@ class Connection(asyncio.Protocol):
         except OSError:
             return False
         return len(info) == 128 and info[0] == _TCP_CLOSE and _ACKED.unpack(info)[0] <= self._sent_before + 1
-
-    def _fail(self, error: Exception) -> None:
-        if self.failure is None:
-            self.failure = error
-        self.wake()
 
     def _let_send(self) -> None:
         if self._drained is not None and not self._drained.done():

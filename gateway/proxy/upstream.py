@@ -181,9 +181,10 @@ class Upstream:
 
     async def _exchange(self, connection: Connection, call: Call, reply: Reply) -> None:
         sent_at = self._clock()
-        streamed = False
+        streamed, feeding = False, None
         try:
-            head = await self._ask(connection, call, reply)
+            feeding = self._ask(connection, call)
+            head = await self._until_head(connection, call, reply)
             reply.timings["prefill"] = self._clock() - sent_at
             call.was_heard()
             if not 200 <= head.status < 300:
@@ -201,31 +202,27 @@ class Upstream:
             else:
                 await self._pass_whole(connection, head, reply, call, sent_at)
         finally:
-            self._pool.give_back(connection, streamed=streamed)
+            try:
+                if feeding is not None:
+                    await _put_down(feeding)
+            finally:
+                self._pool.give_back(connection, streamed=streamed)
 
-    async def _ask(self, connection: Connection, call: Call, reply: Reply) -> Head:
-        """Send it, keep the caller company, and come back with the head of the answer."""
+    def _ask(self, connection: Connection, call: Call) -> asyncio.Future[None] | None:
+        """Send it; what is too long for one write by a task, which may still have some when the answer begins."""
         start, body = call.head(self._start(call)), call.body
         if (call.length or 0) <= JOINED and not call.passes_by:
             connection.ask(call.method, b"".join((start, *cast("Sequence[bytes]", body))))
-            return await self._until_head(connection, call, reply)
+            return None
         connection.ask(call.method, start, more=True)
-        feeding = asyncio.ensure_future(_feed(connection, body, chunked=call.length is None))
-        feeding.add_done_callback(lambda _: connection.wake())
-        try:
-            return await self._until_head(connection, call, reply, feeding)
-        finally:
-            await _put_down(feeding)
+        return asyncio.ensure_future(_feed(connection, body, chunked=call.length is None))
 
-    async def _until_head(
-        self, connection: Connection, call: Call, reply: Reply, feeding: asyncio.Future[None] | None = None
-    ) -> Head:
+    async def _until_head(self, connection: Connection, call: Call, reply: Reply) -> Head:
+        """Keep the caller company until the head of the answer has come."""
         limit = self._limits.first_byte if reply.streams else self._limits.answer
         now = self._clock()
         deadline, beat = now + limit, now + self._limits.heartbeat
         while (head := connection.head) is None:
-            if feeding is not None and feeding.done() and (error := feeding.exception()) is not None:
-                raise error
             if connection.failure is not None:
                 raise self._why(connection, call)
             now = self._clock()
@@ -258,7 +255,7 @@ class Upstream:
         failure = connection.failure
         if isinstance(failure, Malformed):
             return refuse("backend_protocol_error", f"The engine's answer was not proper HTTP. {failure}")
-        if not isinstance(failure, Lost):  # of the one who took the answer: Refused, CallerLeft, or a fault of ours
+        if not isinstance(failure, Lost):  # of who sent the body or took the answer: Refused, CallerLeft, or our fault
             return failure or Lost("nothing came")
         if connection.head is not None:
             return refuse("backend_lost", "The engine ended in the middle of this answer.")
@@ -439,27 +436,29 @@ _BREAKS: Final = re.compile(r"[\r\n\0]")
 
 
 async def _feed(connection: Connection, body: Sequence[bytes] | AsyncIterator[bytes], *, chunked: bool) -> None:
-    """A body piece by piece, as fast as the engine reads. Raises what the body raises: Refused, CallerLeft."""
-    if isinstance(body, Sequence):
-        for piece in body:
-            connection.send(piece)
-            await connection.drained()
+    """A body piece by piece, as fast as the engine reads. What it raises (Refused, CallerLeft) ends the answer."""
+    try:
+        if isinstance(body, Sequence):
+            for piece in body:
+                connection.send(piece)
+                await connection.drained()
+        else:
+            async for piece in body:
+                connection.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                await connection.drained()
+            if chunked:
+                connection.send(b"0\r\n\r\n")
+    except Exception as error:  # whatever it is, the task that carries this request has to hear of it
+        connection.fail(error)
     else:
-        async for piece in body:
-            connection.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            await connection.drained()
-        if chunked:
-            connection.send(b"0\r\n\r\n")
-    connection.sent_all()
+        connection.sent_all()
 
 
 async def _put_down(task: asyncio.Future[None]) -> None:
-    """End it if it still runs; what it raised was seen by whoever looked."""
+    """End it if it still runs."""
     if not task.done():
         task.cancel()
         await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
 
 
 def _media_type(head: Head) -> str:
