@@ -199,8 +199,10 @@ class StreamWatch:
 
     def end(self, rest: bytes) -> bytes:
         """The engine closed: what of its last, unfinished event may pass. Nothing, unless it ends the answer."""
+        before = (self._done, self._ends)
         passed = self.feed(rest)
-        return passed if self.ended_properly else b""
+        says_so = (self._done, self._ends) != before  # behind the end, too, half an event is no event
+        return passed if self.ended_properly and (says_so or self._dialect.end is None) else b""
 
     def _find(self, pattern: re.Pattern[bytes], events: bytes) -> int | None:
         """Where it stands. At the very start it counts only where a line starts: an overlong event comes in pieces."""

@@ -3,13 +3,15 @@
 aiohttp's parser (the compiled one, 3.14.5 or newer) refuses most of what is wrong with a request's framing. This file
 adds what it has no setting for (tried, 3.14.5): a clock on the head of a request (its keep-alive time is the only
 bound), a limit on connections, an end for those whose callers never read what was sent last, JSON instead of HTML for
-parser errors, and a log that a scanner cannot fill.
+parser errors, a log that a scanner cannot fill, and a look at callers whose bodies wait: no loop tells of an end on a
+connection that is not read from.
 """
 
 import asyncio
 import logging
 import os
 import re
+import select
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -31,7 +33,8 @@ IDLE_TIMEOUT = 75.0
 """Seconds that a kept-alive connection may say nothing; longer than a front proxy keeps its own (nginx: 60)."""
 LINGER = 2.0
 """Seconds in which the rest of a refused body is read and dropped, so that the refusal is not lost to a reset."""
-SWEEP = 1.0
+SWEEP = 0.5
+"""Seconds between two looks at all connections."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -148,6 +151,13 @@ def refusal_answer(request: web.BaseRequest, refusal: Refusal) -> Answer:
     return Answer(request, refusal.status, to_json(refusal.body()), head, close=True)
 
 
+def has_gone(transport: asyncio.Transport) -> bool:
+    """Whether the other side has ended this connection, or its half of it. Asks the kernel."""
+    poller = select.poll()
+    poller.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(poller.poll(0))
+
+
 class Server(web.Server):
     """aiohttp's low-level server, with the defaults that a proxy for strangers needs."""
 
@@ -232,7 +242,7 @@ class Server(web.Server):
                 connection.head_began = None
 
     async def _sweep(self) -> None:
-        """One look a second at all connections, instead of a timer for each."""
+        """Now and then one look at all connections, instead of a timer for each."""
         while True:
             await asyncio.sleep(SWEEP)
             now = self._loop.time()
@@ -247,7 +257,10 @@ class Server(web.Server):
                 connection.closing_since = now
             elif now - connection.closing_since > self._idle_timeout:
                 transport.abort()
-        elif not connection.busy and now - (connection.head_began or now) > self._head_timeout - SWEEP:
+        elif connection.busy:
+            if not transport.is_reading() and has_gone(transport):
+                transport.abort()  # which cancels its handler
+        elif now - (connection.head_began or now) > self._head_timeout - SWEEP:
             connection.force_close()
 
     async def close(self) -> None:

@@ -143,7 +143,16 @@ def test_several_choices_all_have_to_finish() -> None:
 
 
 def test_what_nobody_knows_the_end_of_ends_with_http() -> None:
-    assert watched(UNKNOWN, b"data: {}\n\n")[1].ended_properly
+    """And only if HTTP ended well: an engine that was cut has not said that this was all."""
+    watch = watched(UNKNOWN, b"data: {}\n\n")[1]
+    assert watch.ended_properly and not watch.has_ended
+    assert watched(UNKNOWN, b"data: {}\n\n", DONE)[1].has_ended
+
+
+@pytest.mark.parametrize(("dialect", "end"), ENDS, ids=lambda value: repr(value)[:60])
+def test_an_engine_that_said_its_end_has_ended_however_http_ends(dialect: Dialect, end: bytes) -> None:
+    assert not watched(dialect, SAID_EVENT)[1].has_ended
+    assert watched(dialect, SAID_EVENT, end)[1].has_ended
 
 
 NASTY = [
@@ -253,6 +262,10 @@ def test_an_unfinished_last_event_passes_only_if_it_ends_the_answer() -> None:
     watch = StreamWatch(OPENAI)
     assert watch.end(b"data: [DONE]\n") == b"data: [DONE]\n"
     assert watch.ended_properly
+    watch = watched(OPENAI, chunk("", "stop"))[1]
+    assert watch.end(b'data: {"usage"') == b"" and watch.ended_properly
+    watch = watched(OPENAI, chunk("", "stop"))[1]
+    assert watch.end(b"data: [DONE]") == b"data: [DONE]"
 
 
 def test_an_answer_in_one_piece_shows_an_abort_too() -> None:

@@ -9,9 +9,10 @@ import contextlib
 import select
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Literal
 
+from gateway.providers.base import Endpoint
 from gateway.proxy.connection import Connection
 
 Over = Literal["tcp", "unix"]
@@ -99,3 +100,15 @@ async def connected(over: Over = "tcp", *, buffer: int | None = None) -> AsyncIt
         connection.abort()
         engine.close()
         await until(lambda: connection.is_lost)
+
+
+@contextlib.contextmanager
+def full() -> Iterator[Endpoint]:
+    """Somebody listens, and nobody takes what comes: the line of those who want to connect is full."""
+    with contextlib.ExitStack() as all_of_them:
+        listener = all_of_them.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = all_of_them.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}")
