@@ -176,7 +176,10 @@ class Pool:
     async def _look_up(self) -> Addresses:
         now = self._loop.time()
         if self._addresses is None or now - self._addresses[0] > KNOWN_FOR:
-            found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            try:
+                found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            except UnicodeError as error:  # a part of it is empty, or longer than 63 letters
+                raise socket.gaierror(socket.EAI_NONAME, "no host can have this name") from error
             self._addresses = (now, cast("Addresses", found))  # of these families, whatever a resolver could say
         return self._addresses[1]
 

@@ -440,6 +440,12 @@ async def test_a_name_that_led_nowhere_in_time_is_looked_up_again() -> None:
         assert_meets(await pool.open(), listener)
 
 
+@pytest.mark.parametrize("host", ["engine..example", f"{'e' * 64}.example"])
+async def test_a_name_that_no_host_can_have_is_no_connection(host: str) -> None:
+    with pytest.raises(socket.gaierror):
+        await Pool(Endpoint(f"http://{host}"), connect=5).open()
+
+
 @BOTH_SOCKETS
 async def test_where_nobody_listens_is_no_connection(over: Over) -> None:
     async with room(over) as r:
