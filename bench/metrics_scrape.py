@@ -37,6 +37,8 @@ def ended(**facts: object) -> Ended:
         "line": 0.0,
         "wake": 0.0,
         "first_byte": 0.03,
+        "first_token": 0.05,
+        "longest_gap": 0.2,
         "took": 2.0,
         "tokens_in": 7,
         "tokens_out": 30,

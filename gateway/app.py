@@ -456,6 +456,8 @@ class Gateway:
             line=reply.timings.get("line", 0.0),
             wake=reply.timings.get("wake", 0.0),
             first_byte=reply.first_byte_at - visit.began if reply.first_byte_at is not None else None,
+            first_token=reply.first_token_at - visit.began if reply.first_token_at is not None else None,
+            longest_gap=reply.longest_gap or None,
             took=self._loop.time() - visit.began,
             tokens_in=usage.prompt if usage else None,
             tokens_out=usage.completion if usage else None,

@@ -37,7 +37,11 @@ class Ended:
     wake: float
     """Held while the upstream woke."""
     first_byte: float | None
-    """From its head to the first byte of the answer's body, a stream's first token; None when none came."""
+    """From its head to the first byte of the answer's body; None when none came."""
+    first_token: float | None
+    """From its head to the first event of a stream that says something; None when none came."""
+    longest_gap: float | None
+    """Between two reads of a stream, the time in which its caller read nothing not counted; None where there is none."""
     took: float
     """From its head to its end."""
     tokens_in: int | None

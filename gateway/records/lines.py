@@ -56,8 +56,10 @@ FIELDS: dict[str, Field] = {
         Field(
             "first_byte",
             "seconds",
-            "From the request's head to the answer's first byte, a stream's first token; comments do not count.",
+            "From the request's head to the answer's first byte; comments that hold a stream do not count.",
         ),
+        Field("first_token", "seconds", "From the request's head to the first event of a stream that says something."),
+        Field("longest_gap", "seconds", "The longest silence of the engine in the middle of a stream."),
         Field("took", "seconds", "From the request's head to its end, waiting included."),
         Field("tokens_in", "number", "Tokens of the prompt, as the engine counted them, where it does."),
         Field("tokens_out", "number", "Tokens of the answer, likewise."),
@@ -128,6 +130,8 @@ def text_line(ended: Ended) -> str:
         f"{_text_middle(e.key, e.route, e.upstream, cut(e.model), e.status, e.outcome, e.code, e.ended_by)}"
         f" line={e.line:.3f}s wake={e.wake:.3f}s"
         f"{f' first_byte={e.first_byte:.3f}s' if e.first_byte is not None else ''}"
+        f"{f' first_token={e.first_token:.3f}s' if e.first_token is not None else ''}"
+        f"{f' longest_gap={e.longest_gap:.3f}s' if e.longest_gap is not None else ''}"
         f" took={e.took:.3f}s"
         f"{f' tokens_in={e.tokens_in}' if e.tokens_in is not None else ''}"
         f"{f' tokens_out={e.tokens_out}' if e.tokens_out is not None else ''}"
@@ -169,6 +173,8 @@ def json_line(ended: Ended) -> str:
             _json_middle(e.key, e.route, e.upstream, cut(e.model), e.status, e.outcome, e.code, e.ended_by),
             f',"line":{round(e.line, 3)},"wake":{round(e.wake, 3)}',
             "" if e.first_byte is None else f',"first_byte":{round(e.first_byte, 3)}',
+            "" if e.first_token is None else f',"first_token":{round(e.first_token, 3)}',
+            "" if e.longest_gap is None else f',"longest_gap":{round(e.longest_gap, 3)}',
             f',"took":{round(e.took, 3)}',
             "" if e.tokens_in is None else f',"tokens_in":{e.tokens_in}',
             "" if e.tokens_out is None else f',"tokens_out":{e.tokens_out}',

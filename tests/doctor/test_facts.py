@@ -192,7 +192,7 @@ def ended(at: float, outcome: str = "answered") -> Ended:
     return Ended(
         at=at, request_id="r", caller_id="", upstream="default", key="alice", route="/v1/chat/completions", model="m",
         status=200, outcome=outcome, code="", ended_by="gateway", state="ready", line=0.0, wake=0.0, first_byte=0.1,
-        took=0.5, tokens_in=3, tokens_out=7, bytes_in=90, bytes_out=500,
+        first_token=None, longest_gap=None, took=0.5, tokens_in=3, tokens_out=7, bytes_in=90, bytes_out=500,
     )  # fmt: skip
 
 

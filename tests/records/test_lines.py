@@ -38,6 +38,8 @@ ENDED = Ended(
     line=0.0,
     wake=12.3456,
     first_byte=12.5,
+    first_token=12.6,
+    longest_gap=0.25,
     took=14.3456,
     tokens_in=31,
     tokens_out=100,
@@ -45,7 +47,17 @@ ENDED = Ended(
     bytes_out=2048,
 )
 BARE = replace(
-    ENDED, caller_id="", upstream="", key="", model="", status=0, first_byte=None, tokens_in=None, tokens_out=None
+    ENDED,
+    caller_id="",
+    upstream="",
+    key="",
+    model="",
+    status=0,
+    first_byte=None,
+    first_token=None,
+    longest_gap=None,
+    tokens_in=None,
+    tokens_out=None,
 )
 
 EVIL = 'a\u2028b\x00\x1b[31m"\\\n\r\t\x85 request=forged status=200 😀 \u202etxt \udcff'
@@ -69,6 +81,8 @@ ENDINGS = st.builds(
     line=SECONDS,
     wake=SECONDS,
     first_byte=st.none() | SECONDS,
+    first_token=st.none() | SECONDS,
+    longest_gap=st.none() | SECONDS,
     took=SECONDS,
     tokens_in=st.none() | COUNTS,
     tokens_out=st.none() | st.integers(0, 10**6),
@@ -81,7 +95,7 @@ def test_a_line_tells_who_asked_what_came_of_it_and_how_long_each_part_took() ->
     assert text_line(ENDED) == (
         "2026-11-21T14:05:06.123Z request=wk-7f3a key=alice route=/v1/chat/completions upstream=default "
         "model=org/Name-7B:Q4_K_M status=200 outcome=answered ended_by=engine line=0.000s wake=12.346s "
-        "first_byte=12.500s took=14.346s tokens_in=31 tokens_out=100 tokens_per_second=50.0 bytes_in=412 "
+        "first_byte=12.500s first_token=12.600s longest_gap=0.250s took=14.346s tokens_in=31 tokens_out=100 tokens_per_second=50.0 bytes_in=412 "
         "bytes_out=2048 state=ready caller_id=trace-1"
     )
 
@@ -105,6 +119,7 @@ def test_every_field_stands_in_both_forms_in_the_order_of_the_table() -> None:
 
 def test_what_is_empty_is_left_out_of_both_forms() -> None:
     gone = {"caller_id", "upstream", "key", "model", "status", "code", "first_byte", "tokens_in", "tokens_out"}
+    gone |= {"first_token", "longest_gap"}
     for line in (text_line(BARE), json_line(BARE)):
         assert not [name for name in gone if name in line]
         assert "bytes_in" in line
