@@ -186,7 +186,10 @@ class Upstream:
             feeding = self._ask(connection, call)
             head = await self._until_head(connection, call, reply)
             reply.timings["prefill"] = self._clock() - sent_at
-            call.was_heard()
+            if feeding is None or feeding.done():
+                call.was_heard()
+            else:
+                feeding.add_done_callback(lambda _: call.was_heard())  # it still reads what would be let go
             if not 200 <= head.status < 300:
                 await self._pass_error(connection, head, reply)
             elif not _is_plain(head):
@@ -322,10 +325,12 @@ class Upstream:
             since = stream.last_event or sent_at
             limit = limits.gap if stream.last_event else limits.first_byte
             if now - since >= limit:
+                if stream.has_ended:
+                    return  # all that is missing is the end of its HTTP
                 raise self._silent(limit, has_begun=stream.last_event is not None)
             beat = max(beat, since)
             if now - beat >= limits.heartbeat:
-                if stream.may_be_interrupted:
+                if stream.may_be_interrupted and not stream.has_ended:
                     await reply.heartbeat("waiting for the engine" if stream.last_event else "working on the prompt")
                 beat = self._clock()
                 continue

@@ -17,6 +17,8 @@ pytestmark = BOTH_LOOPS
 SIZE = 8 << 20
 """Bytes of a body: more than any kernel holds for an engine that does not read."""
 LARGE = CHAT | {"messages": [{"role": "user", "content": "x" * SIZE}]}
+SPOOLED = CHAT | {"messages": [{"role": "user", "content": "x" * 1000}] * (SIZE // 1000)}
+"""Of so many parts that it is kept in a file in memory, and read from it while it is sent."""
 PART = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
 FORM = PART % (b"model", b"served") + PART % (b'file"; filename="a.wav', b"x" * SIZE) + b"--x--\r\n"
 
@@ -59,6 +61,8 @@ async def in_front_of(engine: HastyEngine) -> AsyncIterator[Front]:
 
 
 def request(front: Front, kind: str) -> bytes:
+    if kind == "spooled":
+        return front.request(SPOOLED)
     if kind != "multipart":
         return front.request(LARGE | ({"stream": True} if kind == "stream" else {}))
     head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
@@ -66,7 +70,7 @@ def request(front: Front, kind: str) -> bytes:
     return (head + length).encode() + FORM
 
 
-@pytest.mark.parametrize("kind", ["JSON", "multipart", "stream"])
+@pytest.mark.parametrize("kind", ["JSON", "spooled", "multipart", "stream"])
 async def test_an_engine_that_begins_a_good_answer_early_still_gets_the_rest_of_the_request(kind: str) -> None:
     if kind == "stream":
         first, then = STREAM_HEAD + chunked(event("o")), chunked(event("k", "stop")) + b"0\r\n\r\n"

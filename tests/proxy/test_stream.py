@@ -241,6 +241,24 @@ async def test_an_engine_that_dies_in_a_stream_has_said_all_or_is_lost(
         assert (h.visits[0].outcome, h.visits[0].code) == (("answered", "") if is_whole else ("failed", "backend_lost"))
 
 
+@pytest.mark.parametrize("body", [CHAT, STREAMED], ids=["put together", "stream"])
+async def test_an_engine_that_said_its_end_and_leaves_its_answer_open_has_said_all(body: dict[str, object]) -> None:
+    """It is waited for no longer than for any silence, and no error and no comment follows its end."""
+
+    async def stays(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunked(FIRST) + chunked(LAST) + chunked(DONE))
+        await asyncio.sleep(60)
+
+    async with house(script=stays, gap=0.2, heartbeat=0.05, first_byte=5, gathers=body is CHAT) as h:
+        only = (await talk(h.port, h.request(body))).only
+        if body is CHAT:
+            assert only.json["choices"][0]["message"]["content"] == "a"
+        else:
+            assert only.body == FIRST + LAST + DONE
+        assert h.visits[0].outcome == "answered"
+        await h.until(lambda: h.engine.left == 1, within=1)
+
+
 @POLITELY
 @PLACES
 async def test_so_it_is_with_an_answer_that_is_put_together_from_a_stream(
