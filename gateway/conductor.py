@@ -106,7 +106,8 @@ class Snapshot:
 
 
 class Ticket:
-    """One request's place: in line, then in flight. Give it back with `with ticket:`, in every phase."""
+    """One request's place: in line, then in flight. Give it back with `with ticket:`, in every phase. Where the gateway
+    ended it, that raises Refused, which says why, instead of CancelledError: the caller has not left, and is told."""
 
     __slots__ = ("_conductor", "_task", "_turn", "active", "cut_short", "id", "instance")
 
@@ -164,6 +165,9 @@ class Ticket:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._conductor.give_back(self)
+        if self.cut_short is not None and self._task is not None and isinstance(error, asyncio.CancelledError):
+            self._task.uncancel()
+            raise Refused(self.cut_short) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,8 +324,6 @@ class Door:
                         # line would be sent to a dying one, whose door is open a moment longer than its connections.
                         await asyncio.sleep(END_IS_TOLD)
                     raise
-                except asyncio.CancelledError:
-                    raise cut_short_or_left(ticket) from None
                 finally:
                     ticket.active = ticket.active and is_activity(reply.status or None)
         within = f" within {limit}" if limit else ""
@@ -424,15 +422,6 @@ class Door:
             return refuse("queue_timeout", f"Waited {waited:.0f} s in line; others are before you.", retry_after=10)
         said = f"The model is waking ({self._company()}); not ready within {waited:.0f} s. Come back: the wake goes on."
         return refuse("loading", said, retry_after=15)
-
-
-def cut_short_or_left(ticket: Ticket) -> BaseException:
-    """Why the task was cancelled: the gateway ends this answer (then it is told), or its caller left."""
-    task = asyncio.current_task()
-    if ticket.cut_short is None or task is None:
-        return asyncio.CancelledError()
-    task.uncancel()
-    return Refused(ticket.cut_short)
 
 
 def outcome_of(refusal: Refusal) -> str:

@@ -242,10 +242,9 @@ async def call(conductor: Conductor, name: str, takes: float = 1.0, patience: fl
     verdict = conductor.admit(name, size=10, patience=patience)
     if isinstance(verdict, Refusal):
         return verdict.code
-    with verdict as ticket:
-        task = asyncio.current_task()
-        ticket.carried_by(task)
-        try:
+    try:
+        with verdict as ticket:
+            ticket.carried_by(asyncio.current_task())
             instance = await ticket.wait(patience)
             if instance is None:
                 return "sent back"
@@ -257,13 +256,8 @@ async def call(conductor: Conductor, name: str, takes: float = 1.0, patience: fl
             with provider.answering(instance):
                 await asyncio.sleep(takes)
             return "answered"
-        except Refused as refused:
-            return refused.refusal.code
-        except asyncio.CancelledError:
-            if ticket.cut_short is None or task is None:
-                raise
-            task.uncancel()
-            return ticket.cut_short.code
+    except Refused as refused:
+        return refused.refusal.code
 
 
 def ticket_of(verdict: Ticket | Refusal) -> Ticket:

@@ -573,6 +573,21 @@ async def test_a_drain_that_is_over_ends_the_rest_with_a_wellformed_error() -> N
         await h.until(lambda: h.engine.left == 1)
 
 
+async def test_so_it_does_for_those_whose_engine_has_just_broken_off() -> None:
+    """For a moment they wait for what became of it; the drain's time may be over in that moment."""
+
+    async def dies(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        drains.append(asyncio.create_task(h.conductor.drain()))
+        await asyncio.sleep(0.45)  # those who run have until 0.5, see house
+
+    drains: list[asyncio.Task[None]] = []
+    async with house(script=dies, drain_timeout=1.0) as h:
+        reply = await h.raw(h.request(CHAT))
+        assert (status_of(reply), error_of(reply)["code"]) == (503, "draining")
+        assert (h.visits[0].outcome, h.visits[0].code) == ("refused", "draining")
+        await asyncio.wait_for(drains[0], 3)
+
+
 async def test_models_are_listed_while_nothing_runs() -> None:
     async with house() as h:
         data = h.request(b"", path="/v1/models").replace(b"POST", b"GET").replace(b"Content-Length: 0\r\n", b"")
