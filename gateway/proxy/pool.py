@@ -78,6 +78,7 @@ class Pool:
         self._is_trusted = False
         self._ended_at = 0.0
         self._addresses: tuple[float, Addresses] | None = None
+        self._asking: asyncio.Future[Addresses] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -174,14 +175,29 @@ class Pool:
                 raise
 
     async def _look_up(self) -> Addresses:
+        """One question for all who want to know meanwhile: each takes a thread for as long as the resolver does, and
+        there are few. Whoever leaves leaves the question."""
+        if self._addresses is not None and self._loop.time() - self._addresses[0] <= KNOWN_FOR:
+            return self._addresses[1]
+        if self._asking is None:
+            self._asking = asyncio.ensure_future(self._ask_resolver())
+            self._asking.add_done_callback(self._was_told)
+        return await asyncio.shield(self._asking)
+
+    async def _ask_resolver(self) -> Addresses:
         now = self._loop.time()
-        if self._addresses is None or now - self._addresses[0] > KNOWN_FOR:
-            try:
-                found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            except UnicodeError as error:  # a part of it is empty, or longer than 63 letters
-                raise socket.gaierror(socket.EAI_NONAME, "no host can have this name") from error
-            self._addresses = (now, cast("Addresses", found))  # of these families, whatever a resolver could say
-        return self._addresses[1]
+        try:
+            found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except UnicodeError as error:  # a part of it is empty, or longer than 63 letters
+            raise socket.gaierror(socket.EAI_NONAME, "no host can have this name") from error
+        addresses = cast("Addresses", found)  # of these families, whatever a resolver could say
+        self._addresses = (now, addresses)
+        return addresses
+
+    def _was_told(self, asking: asyncio.Future[Addresses]) -> None:
+        self._asking = None
+        if not asking.cancelled():
+            asking.exception()  # told to those who wait; where nobody does any more it is no error to log
 
     async def _race(self, addresses: Addresses) -> socket.socket:
         """To whichever of the host's addresses answers first (RFC 8305)."""

@@ -429,6 +429,38 @@ async def test_a_name_is_believed_for_a_while_and_looked_up_again_after_a_failur
     assert len(clock.looked_up) == 4
 
 
+async def test_a_resolver_is_asked_once_for_all_who_want_to_know_meanwhile() -> None:
+    """A slow one holds a thread for each question, and there are few. Whoever leaves takes nobody's answer away."""
+    clock, answered = ClockLoop(), asyncio.Event()
+    ask = clock.getaddrinfo
+
+    async def slow(host: str, port: int, **how: object) -> object:
+        await answered.wait()
+        return await ask(host, port, **how)
+
+    clock.getaddrinfo = slow  # type: ignore[method-assign]
+    with listening() as listener:
+        pool = Pool(Endpoint(f"http://engine.example:{port_of(listener)}"), connect=5, loop=clock.as_loop)
+        for name in (None, "engine.example"):  # unknown at first
+            if name is not None:
+                clock.names[name] = [("127.0.0.1", port_of(listener))]
+            openings = [asyncio.ensure_future(pool.open()) for _ in range(20)]
+            await asyncio.sleep(0)
+            openings[0].cancel()
+            await asyncio.sleep(0)
+            answered.set()
+            first, *others = await asyncio.gather(*openings, return_exceptions=True)
+            answered.clear()
+            assert isinstance(first, asyncio.CancelledError)
+            for other in others:
+                if name is None:
+                    assert isinstance(other, socket.gaierror)
+                else:
+                    assert isinstance(other, Connection) and not other.is_lost
+                    other.abort()
+        assert clock.looked_up == ["engine.example"] * 2
+
+
 async def test_a_name_that_led_nowhere_in_time_is_looked_up_again() -> None:
     clock = ClockLoop()
     with silent() as nowhere, listening() as listener:
