@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.errors import Refusal, refuse, to_json
-from gateway.proxy.headers import message_of
+from gateway.proxy.headers import error_in_stream
 
 _ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
@@ -219,8 +219,7 @@ def _abort() -> Refusal:
 def _failure_in(event: bytes) -> Refusal:
     """The engine's error event as a refusal: its message, cleaned, under our code."""
     start = event.find(b"{")
-    said = message_of(event[start : _end_of_line(event, start)]) if start >= 0 else ""
-    return refuse("backend_error", said or "The engine failed in the middle of this answer.").refusal
+    return error_in_stream(event[start : _end_of_line(event, start)] if start >= 0 else b"")
 
 
 def _end_of_line(event: bytes, start: int) -> int:

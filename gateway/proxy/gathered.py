@@ -25,7 +25,7 @@ from io import StringIO
 from typing import Any, Final
 
 from gateway.errors import Refusal, Refused, refuse
-from gateway.proxy.headers import message_of
+from gateway.proxy.headers import error_in_stream
 from gateway.proxy.usage import Usage, usage_of
 
 CHAT: Final = "chat.completion"
@@ -152,8 +152,7 @@ class Gathered:
 
     def _take(self, chunk: _Object, data: bytes) -> None:
         if chunk.get("error"):
-            said = message_of(data)
-            self._failure = refuse("backend_error", said or "The engine failed in the middle of this answer.").refusal
+            self._failure = error_in_stream(data)
             return
         choices = chunk.get("choices", False)
         if not isinstance(choices, list | None):

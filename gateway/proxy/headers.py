@@ -151,10 +151,17 @@ def error_from_engine(status: int, content_type: str, body: bytes) -> EngineErro
     return EngineError(status, to_json({"error": error}), refusal)
 
 
-def message_of(body: bytes) -> str:
-    """The message of an engine's error in JSON, cleaned; "" when there is none."""
-    said = _parsed(body)
-    return "" if said is None else str(_as_openai(said, 500)["message"])
+def error_in_stream(event: bytes) -> Refusal:
+    """An engine's error in an event's JSON. Engines say the status there that they can say no more (`code`): where it
+    calls it the caller's mistake, so do we; anything else is the engine's, 502 `backend_error`."""
+    said = _parsed(event)
+    if said is None:
+        return refuse("backend_error", "The engine failed in the middle of this answer.").refusal
+    error = said.get("error")
+    status = (error if isinstance(error, dict) else said).get("code")
+    if type(status) is int and 400 <= status < 500 and status not in (401, 407):
+        return error_from_engine(status, "application/json", event).refusal
+    return refuse("backend_error", str(_as_openai(said, 500)["message"])).refusal
 
 
 def _ours(refusal: Refusal) -> EngineError:

@@ -41,7 +41,7 @@ class Ended:
     first_token: float | None
     """From its head to the first event of a stream that says something; None when none came."""
     longest_gap: float | None
-    """Between two reads of a stream, the time in which its caller read nothing not counted; None where there is none."""
+    """Between two reads of a stream, but for the time in which its caller read nothing; None where there is none."""
     took: float
     """From its head to its end."""
     tokens_in: int | None

@@ -80,6 +80,20 @@ def test_who_asks_for_pages_is_summed_up_where_the_platform_counts_it_as_a_reque
     assert bool(line) is told, worker.console
 
 
+def test_what_a_stream_cost_and_how_it_went_is_known_where_the_operator_wants_it_counted(tmp_path: Path) -> None:
+    """COUNT_TOKENS: in its line and on /metrics, and its caller, who did not ask, does not hear of it."""
+    with running(tmp_path, COUNT_TOKENS="true") as worker:
+        worker.until("ready")
+        status, said = worker.post("/v1/chat/completions", CHAT | {"stream": True})
+        assert status == 200 and "[DONE]" in said and "usage" not in said
+        live = tmp_path / "data/logs/llama/latest.txt"
+        line = wait_for(lambda: re.search(r".*route=/v1/chat/completions .*", live.read_text()), 10, "its line")[0]
+        assert "outcome=answered" in line and " tokens_out=4 " in line
+        assert re.search(r" first_byte=\S+s first_token=\S+s( longest_gap=\S+s)? took=", line), line
+        page = worker.get("/metrics")[1]
+        assert re.search(r"^wakegate_output_tokens_total\{.*\} 4\.0$", page, re.MULTILINE), page
+
+
 def test_a_volume_that_hangs_when_the_engine_is_ready_holds_up_nobody(tmp_path: Path) -> None:
     """How long a start took is kept on the volume. A pipe that nobody writes to hangs whoever opens it."""
     with running(tmp_path, WAKE_ON_START="false", ENGINE_COMMAND=QUICK) as worker:

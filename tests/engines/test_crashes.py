@@ -60,9 +60,10 @@ async def test_killed_in_mid_stream_it_is_restarted_for_those_who_wait(engine: E
         assert house.conductor.snapshot().starts == 2
 
 
-async def test_killed_in_a_whole_answer_its_caller_gets_502(engine: Engine, slow_model: Path) -> None:
+@pytest.mark.parametrize("gathers", [False, True], ids=["as asked", "put together"])
+async def test_killed_in_a_whole_answer_its_caller_gets_502(engine: Engine, slow_model: Path, gathers: bool) -> None:
     """It may have run: it is not sent again, and the SDK is not told to try again either."""
-    async with real_house(engine, slow_model) as house:
+    async with real_house(engine, slow_model, gathers=gathers) as house:
         await house.ready()
         async with house.calling(COMPLETION, STORY | {"stream": False}) as caller:
             await house.busy()

@@ -230,7 +230,9 @@ def test_vllm_at_its_own_death_is_shown_as_lost_and_not_as_an_end(event: bytes) 
         (OPENAI, b'data: {"error": {"message": "EngineCore died", "code": 500}}\n\n', "EngineCore died"),
         (OPENAI, b'data: {"error":{"code":500,"message":"slot lost","type":"server_error"}}\n\n', "slot lost"),
         (OPENAI, b'data:{"error":"plain"}\r\n\r\n', "plain"),
-        (OPENAI, b'data: {"object":"error","message":"old vLLM","code":400}\n\n', "old vLLM"),
+        (OPENAI, b'data: {"object":"error","message":"old vLLM","code":500}\n\n', "old vLLM"),
+        (OPENAI, b'data: {"error":{"message":"its key","code":401}}\n\n', "its key"),
+        (OPENAI, b'data: {"error":{"message":"a word","code":"context_length_exceeded"}}\n\n', "a word"),
         (OPENAI, b'error: {"code":500,"message":"old llama-server"}\n\n', "old llama-server"),
         (ANTHROPIC, named("error", {"type": "error", "error": {"type": "api_error", "message": "m"}}), "m"),
         (RESPONSES, named("error", {"type": "error", "message": "r", "sequence_number": 3}), "r"),
@@ -248,6 +250,28 @@ def test_an_engine_error_in_a_stream_becomes_ours_and_its_done_is_withheld(
         assert watch.failure.code == "backend_error"
         assert message in watch.failure.message
         assert not watch.ended_properly
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "code", "message"),
+    [
+        (
+            b'data: {"error":{"message":"grammar","type":"BadRequestError","code":400}}\n\n',
+            400,
+            "invalid_request",
+            "grammar",
+        ),
+        (b'data: {"object":"error","message":"old vLLM","code":422}\n\n', 422, "invalid_request", "old vLLM"),
+        (b'error: {"code":404,"message":"old llama-server"}\n\n', 404, "model_not_found", "old llama-server"),
+    ],
+)
+def test_an_engine_error_in_a_stream_that_is_the_callers_mistake_is_said_to_be(
+    event: bytes, status: int, code: str, message: str
+) -> None:
+    """The status can be said only where nothing else was yet: to who hears an answer put together from the stream."""
+    failure = watched(OPENAI, SAID_EVENT, event, DONE)[1].failure
+    assert failure is not None
+    assert (failure.status, failure.code, failure.message) == (status, code, message)
 
 
 def test_an_error_key_that_is_null_is_no_failure() -> None:

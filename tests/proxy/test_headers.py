@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy.headers import TEXT_MAX, answer_headers, error_from_engine, message_of, upstream_headers
+from gateway.proxy.headers import TEXT_MAX, answer_headers, error_from_engine, error_in_stream, upstream_headers
 
 # -- headers -----------------------------------------------------------------------------------------------------------
 
@@ -323,6 +323,19 @@ def test_hostile_text_is_cleaned_quickly() -> None:
         error(500, unit * (65536 // len(unit)), "text/html")
 
 
-def test_the_message_of_an_error_event_is_found() -> None:
-    assert message_of(b'{"error":{"message":"x"}}') == "x"
-    assert message_of(b"not json") == ""
+@pytest.mark.parametrize(
+    ("event", "status", "code", "message"),
+    [
+        (b'{"error":{"message":"x"}}', 502, "backend_error", "x"),
+        (b'{"error":{"message":"x","code":500}}', 502, "backend_error", "x"),
+        (b'{"error":{"message":"x","code":400}}', 400, "invalid_request", "x"),
+        (b'{"error":{"message":"our key","code":401}}', 502, "backend_error", "our key"),
+        (b'{"error":{"message":"x","code":true}}', 502, "backend_error", "x"),
+        (b"not json", 502, "backend_error", "The engine failed in the middle of this answer."),
+    ],
+)
+def test_an_error_in_a_stream_has_the_status_that_the_engine_names_if_it_is_the_callers(
+    event: bytes, status: int, code: str, message: str
+) -> None:
+    refusal = error_in_stream(event)
+    assert (refusal.status, refusal.code, refusal.message) == (status, code, message)

@@ -273,6 +273,37 @@ async def test_so_it_is_with_an_answer_that_is_put_together_from_a_stream(
             assert only.status == 502 and only.json["error"]["code"] == "backend_lost"
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        ({"message": "no such grammar", "code": 400}, 400, "invalid_request"),
+        ({"message": "out of memory", "code": 500}, 502, "backend_error"),
+    ],
+)
+async def test_an_error_in_the_stream_of_an_answer_that_is_put_together_has_its_status(
+    error: dict[str, object], status: int, code: str
+) -> None:
+    """Engines that stream say 200 first, and what is wrong later: vLLM an invalid grammar, for one."""
+    said = b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+    async with house(script=stream(event("a"), said), gathers=True) as h:
+        only = (await talk(h.port, h.request(CHAT))).only
+        assert only.status == status and only.json["error"]["code"] == code
+        assert only.json["error"]["message"] == error["message"]
+        h.engine.script = stream(event("a"), said)
+        heard = await talk(h.port, h.request(STREAMED))
+        assert heard.statuses == [200] and f'"code":"{code}"'.encode() in heard.data and b"[DONE]" not in heard.data
+
+
+async def test_an_answer_that_is_put_together_is_timed_and_counted() -> None:
+    script = stream(event("a"), event("b"), event("", "stop"), COUNTED)
+    async with house(script=script, gathers=True) as h:
+        await talk(h.port, h.request(CHAT))
+        assert h.engine.received[0].json["stream_options"] == {"include_usage": True}
+        (reply,) = await settled(h)
+        assert reply.first_byte_at is not None and reply.first_token_at is None
+        assert reply.usage is not None and reply.usage.completion == 3 and reply.events == 5
+
+
 def asked(path: str, body: bytes, kind: str) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
     return f"{head}Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body

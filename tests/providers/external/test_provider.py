@@ -5,13 +5,14 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from gateway.providers.base import Endpoint, Gone, Intent, Loading, Ready
-from gateway.providers.external.provider import ExternalProvider, Pace, endpoint_of
+from gateway.providers.external.provider import ExternalProvider, Pace, endpoint_of, is_behind_runpods_proxy
 from tests.support.engines import ListJournal, Watcher, soon
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -206,3 +207,22 @@ def test_an_upstream_is_named_with_or_without_v1(url: str, expected: Endpoint) -
 def test_a_url_that_cannot_be_meant_is_one_sentence(url: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=f"UPSTREAM_URL.*{sentence}"):
         endpoint_of(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_behind"),
+    [
+        ("https://abc123-8000.proxy.runpod.net/v1", True),
+        ("https://ABC123-8000.PROXY.RunPod.net", True),
+        ("https://abc123-8000.proxy.runpod.net:443", True),
+        ("https://ep42.api.runpod.ai", False),
+        ("https://abc123-8000.proxy.runpod.net.evil.example", False),
+        ("https://proxy.runpod.net", False),
+        ("http://10.0.0.7:8000/proxy.runpod.net", False),
+    ],
+)
+def test_an_engine_behind_runpods_proxy_is_known_by_its_url(url: str, is_behind: bool) -> None:
+    """Which ends what was silent for 100 s: such an engine is asked to stream also what its caller wants at once."""
+    endpoint = endpoint_of(url)
+    assert is_behind_runpods_proxy(endpoint.url) is is_behind
+    assert ExternalProvider(endpoint, session=cast(aiohttp.ClientSession, None)).profile.cuts_silence is is_behind
