@@ -142,7 +142,7 @@ class Door:
         self._write_timeout = write_timeout
         self._max_seconds = max_seconds
         """That one request may take in all."""
-        self._carry_out = self._deliver if max_seconds is None else self._deliver_in_time
+        self._carry = self._forward if max_seconds is None else self._forward_in_time
         self._counts_tokens = counts_tokens
         """Whether the engine is asked to count tokens for those who did not ask."""
         self._on_end = on_end
@@ -198,7 +198,7 @@ class Door:
         self._gate.let_use(key, route)
         if route.kind is Kind.MODELS:
             return self._show(route, rest, request, reply, visit)
-        return self._forward(request, route, key, reply, visit)
+        return self._carry(request, route, key, reply, visit)
 
     async def _say_options(self, request: web.BaseRequest, reply: Reply) -> None:
         """What this path takes; to a browser that asks for a page of another origin, whether that page may. That it may
@@ -249,7 +249,7 @@ class Door:
             try:
                 if body is not None and body.wanted:
                     body = await self._bodies.with_images(body)
-                await self._carry_out(request, call, body, reply, visit, arrived)
+                await self._deliver(request, call, body, reply, visit, arrived)
             finally:
                 self._gate.end(grant, reply, reached_engine=visit.reached_engine)
                 reply.extra = (*extra, *grant.headers)  # a refusal is yet to be said: it shows what was given back
@@ -259,30 +259,24 @@ class Door:
         if reply.status >= 400:
             visit.code = str(reply.status)
 
-    def _usual_model(self) -> str | None:
-        """What a request that names no model gets."""
-        models = self._conductor.models
-        return models[0] if models else None
-
-    async def _deliver_in_time(
-        self,
-        request: web.BaseRequest,
-        call: Call,
-        body: Body | None,
-        reply: Reply,
-        visit: Visit,
-        arrived: float,
+    async def _forward_in_time(
+        self, request: web.BaseRequest, route: Route, key: Key | None, reply: Reply, visit: Visit
     ) -> None:
-        """The same within MAX_REQUEST_SECONDS."""
+        """The same within MAX_REQUEST_SECONDS, the arrival of its body included."""
         seconds = self._max_seconds or 0.0
         try:
-            async with asyncio.timeout_at(arrived + seconds) as limit:
-                await self._deliver(request, call, body, reply, visit, arrived)
+            async with asyncio.timeout_at(visit.began + seconds) as limit:
+                await self._forward(request, route, key, reply, visit)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             said = f"This request took longer than MAX_REQUEST_SECONDS ({seconds:g} s)."
             raise refuse("backend_timeout", said) from error
+
+    def _usual_model(self) -> str | None:
+        """What a request that names no model gets."""
+        models = self._conductor.models
+        return models[0] if models else None
 
     async def _deliver(
         self,

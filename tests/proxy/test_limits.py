@@ -211,6 +211,14 @@ async def test_so_it_does_while_the_engine_works(body: dict[str, object], script
         await assert_nothing_is_left(h)
 
 
+async def test_so_it_does_while_its_body_comes_and_nothing_is_started_for_it() -> None:
+    async with house(ready_at_once=False, max_seconds=0.15, body_gap=20) as h:
+        whole = h.request(CHAT)
+        heard = await talk(h.port, whole[:-20], 0.1, whole[-20:-10], 5.0, whole[-10:])
+        assert refusal_in(heard) == (504, "backend_timeout", SPENT)
+        assert heard.closed and 0.14 < heard.took < 1.15 and h.provider.starts == 0
+
+
 async def test_so_it_does_while_the_engine_does_not_read_an_upload(tmp_path: Path) -> None:
     """Then the rest of the upload is nobody's, and its connection ends."""
     async with Basin(tmp_path / "s") as basin, house(max_seconds=0.15, body_gap=20, answer_time=20) as h:
