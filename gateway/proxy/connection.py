@@ -68,7 +68,6 @@ class Connection(asyncio.Protocol):
         "failure",
         "idle_since",
         "is_lost",
-        "last_read",
         "was_unread",
         "writing_paused",
     )
@@ -97,8 +96,6 @@ class Connection(asyncio.Protocol):
         self.writing_paused = False
         self.failure: Exception | None = None
         """Why the answer ends early: Malformed, Lost, or what was raised by who takes it or who sends the body."""
-        self.last_read = 0.0
-        """Loop time."""
         self.idle_since = 0.0
         """Loop time from which on it may be asked again."""
         self.ended_at: float | None = None
@@ -167,9 +164,6 @@ class Connection(asyncio.Protocol):
     @property
     def held(self) -> int:
         return self._held_size
-
-    def was_reused(self) -> bool:
-        return self._asked > 1
 
     def release(self) -> bytes:
         """What was held of the body; it is the caller's now."""
@@ -286,7 +280,6 @@ class Connection(asyncio.Protocol):
             self.abort()  # nobody asked, or nobody listens: what it says could be taken for the next answer
             return
         self._answered = True
-        self.last_read = self._clock()
         try:
             body = parser.feed(data)
             if self._take is not None:

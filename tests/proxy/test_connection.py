@@ -257,14 +257,6 @@ async def test_who_stopped_waiting_is_not_woken() -> None:
         assert waiting.cancelled()
 
 
-async def test_it_tells_when_the_engine_spoke_last() -> None:
-    async with asked() as (connection, engine):
-        before = asyncio.get_running_loop().time()
-        engine.say(ANSWER)
-        await until(lambda: connection.is_done)
-        assert before <= connection.last_read <= asyncio.get_running_loop().time()
-
-
 # -- ends ----------------------------------------------------------------------------------------
 
 
@@ -395,9 +387,9 @@ async def test_bytes_that_come_behind_an_answer_before_it_rests_are_seen() -> No
 @BOTH_SOCKETS
 async def test_a_kept_connection_is_asked_again(over: Over) -> None:
     async with kept(over) as (connection, engine):
-        assert connection.is_alive() and connection.is_alive() and connection.was_reused() is False
+        assert connection.is_alive() and connection.is_alive()
         connection.ask("POST", ASKED)
-        assert connection.head is None and not connection.is_over and connection.was_reused()
+        assert connection.head is None and not connection.is_over
         assert await engine.hear(len(ASKED)) == ASKED
         engine.say(CHUNKED + b"2\r\nme\r\n0\r\n\r\n")
         await until(lambda: connection.is_done)

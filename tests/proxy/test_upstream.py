@@ -332,7 +332,7 @@ def upload(framing: bytes, body: bytes) -> bytes:
 async def test_an_upload_that_goes_wrong_is_not_called_the_engines_fault(
     steps: tuple[Step, ...], status: int, code: str
 ) -> None:
-    """It breaks off inside aiohttp's client, which calls it a broken connection to the engine."""
+    """It breaks off while it is sent, and the connection to the engine with it."""
     async with house(body_limit=20_000, body_gap=0.4) as h:
         heard = await talk(h.port, *steps)
         assert_told(heard, status, code)
