@@ -259,13 +259,9 @@ class Reply:
             return
         await self._write(self._framed(self.dialect.heartbeat(text)))
 
-    async def begin(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None) -> None:
-        """The engine's head. `length` is its Content-Length, None when it has none."""
-        self.begin_now(status, headers, length=length)
-        await self.flush()
-
     def begin_now(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None) -> None:
-        """The same, kept until there are bytes to go with it, or until `flush`."""
+        """The engine's head, kept until there are bytes to go with it, or until `flush`. `length` is its
+        Content-Length, None when it has none."""
         content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
         rest = [(name, value) for name, value in headers if name.lower() != "content-type"]
         if content_type.partition(";")[0].strip().lower() != "text/event-stream":
@@ -278,13 +274,9 @@ class Reply:
             self._expect(Phase.COMMITTED)
         self._phase = Phase.PIPING
 
-    async def pass_on(self, data: bytes) -> None:
-        """The engine's bytes: for a stream whole events, so that an event of our own may always follow."""
-        if not self.pass_now(data):
-            await self.drain()
-
     def pass_now(self, data: bytes, framed: bytes | None = None) -> bool:
-        """The same without waiting: whether the caller keeps up. If not, `drain` before there is more.
+        """The engine's bytes: for a stream whole events, so that an event of our own may always follow. Returns
+        whether the caller keeps up; if not, `drain` before there is more.
 
         `framed`: the same bytes as one chunk, where the engine framed them as we would. Raises CallerLeft.
         """

@@ -77,6 +77,18 @@ def reply_to(caller: Caller, dialect: dialects.Dialect = dialects.OPENAI, *, str
     return reply
 
 
+async def begin(reply: Reply, status: int, headers: list[tuple[str, str]], *, length: int | None) -> None:
+    """As whoever carries a request does it."""
+    reply.begin_now(status, headers, length=length)
+    await reply.flush()
+
+
+async def pass_on(reply: Reply, data: bytes) -> None:
+    """The same."""
+    if not reply.pass_now(data):
+        await reply.drain()
+
+
 def plain(heard: bytes) -> bytes:
     """Without the date."""
     return re.sub(rb"Date: [^\r]+ GMT\r\n", b"", heard)
@@ -164,10 +176,10 @@ def test_the_date_is_that_of_rfc_9110() -> None:
 async def test_an_answer_of_known_length_goes_through_unframed() -> None:
     caller = Caller()
     reply = reply_to(caller)
-    await reply.begin(200, [("Content-Type", "application/json"), ("openai-model", "m")], length=6)
-    await reply.pass_on(b"abc")
-    await reply.pass_on(b"")
-    await reply.pass_on(b"def")
+    await begin(reply, 200, [("Content-Type", "application/json"), ("openai-model", "m")], length=6)
+    await pass_on(reply, b"abc")
+    await pass_on(reply, b"")
+    await pass_on(reply, b"def")
     await reply.finish()
     assert plain(caller.heard) == (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nopenai-model: m\r\nX-Request-Id: id-1\r\n"
@@ -179,9 +191,9 @@ async def test_an_answer_of_known_length_goes_through_unframed() -> None:
 async def test_an_answer_of_unknown_length_is_chunked() -> None:
     caller = Caller()
     reply = reply_to(caller)
-    await reply.begin(200, [("Content-Type", "audio/mpeg")], length=None)
-    await reply.pass_on(b"x" * 26)
-    await reply.pass_on(b"")
+    await begin(reply, 200, [("Content-Type", "audio/mpeg")], length=None)
+    await pass_on(reply, b"x" * 26)
+    await pass_on(reply, b"")
     await reply.finish()
     assert plain(caller.heard) == (
         b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nX-Request-Id: id-1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -192,8 +204,8 @@ async def test_an_answer_of_unknown_length_is_chunked() -> None:
 async def test_to_http_1_0_the_end_of_the_connection_is_the_end_of_an_answer_of_unknown_length() -> None:
     caller = Caller(version=HttpVersion10)
     reply = reply_to(caller)
-    await reply.begin(200, [("Content-Type", "audio/mpeg")], length=None)
-    await reply.pass_on(b"xyz")
+    await begin(reply, 200, [("Content-Type", "audio/mpeg")], length=None)
+    await pass_on(reply, b"xyz")
     await reply.finish()
     assert plain(caller.heard) == (
         b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nX-Request-Id: id-1\r\nConnection: close\r\n\r\nxyz"
@@ -203,7 +215,7 @@ async def test_to_http_1_0_the_end_of_the_connection_is_the_end_of_an_answer_of_
 
 async def test_an_answer_without_a_content_type_gets_one_that_no_browser_runs() -> None:
     caller = Caller()
-    await reply_to(caller).begin(200, [], length=1)
+    await begin(reply_to(caller), 200, [], length=1)
     assert b"Content-Type: application/octet-stream\r\n" in caller.heard
 
 
@@ -215,8 +227,8 @@ async def test_to_head_not_even_a_long_answer_has_a_body(
     """A path that the operator added is asked with GET: what comes back must not be taken for the next answer."""
     caller = Caller("HEAD")
     reply = reply_to(caller)
-    await reply.begin(200, headers, length=length)
-    await reply.pass_on(b"x" * 100_000)
+    await begin(reply, 200, headers, length=length)
+    await pass_on(reply, b"x" * 100_000)
     await reply.heartbeat("waiting")
     await reply.finish()
     assert caller.heard.endswith(b"\r\n\r\n") and caller.heard.count(b"\r\n\r\n") == 1
@@ -226,8 +238,8 @@ async def test_to_head_not_even_a_long_answer_has_a_body(
 async def test_a_204_that_calls_itself_a_stream_has_no_body() -> None:
     caller = Caller()
     reply = reply_to(caller)
-    await reply.begin(204, EVENT_STREAM, length=None)
-    await reply.pass_on(b"data: x\n\n")
+    await begin(reply, 204, EVENT_STREAM, length=None)
+    await pass_on(reply, b"data: x\n\n")
     await reply.finish()
     assert b"Transfer-Encoding" not in caller.heard and caller.heard.endswith(b"\r\n\r\n")
 
@@ -238,9 +250,9 @@ async def test_a_204_that_calls_itself_a_stream_has_no_body() -> None:
 async def test_a_stream_is_chunked_uncached_and_unbuffered() -> None:
     caller = Caller()
     reply = reply_to(caller, streams=True)
-    await reply.begin(200, [("content-type", "text/event-stream; charset=utf-8"), ("x-model", "m")], length=None)
-    await reply.pass_on(b"data: 1\n\n")
-    await reply.pass_on(b"data: [DONE]\n\n")
+    await begin(reply, 200, [("content-type", "text/event-stream; charset=utf-8"), ("x-model", "m")], length=None)
+    await pass_on(reply, b"data: 1\n\n")
+    await pass_on(reply, b"data: [DONE]\n\n")
     await reply.finish()
     assert plain(caller.heard) == (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nx-model: m\r\n"
@@ -253,8 +265,8 @@ async def test_a_stream_to_http_1_0_is_plain_and_ends_with_the_connection() -> N
     caller = Caller(version=HttpVersion10)
     reply = reply_to(caller, streams=True)
     await reply.heartbeat("loading 10%")
-    await reply.begin(200, EVENT_STREAM, length=None)
-    await reply.pass_on(b"data: 1\n\n")
+    await begin(reply, 200, EVENT_STREAM, length=None)
+    await pass_on(reply, b"data: 1\n\n")
     await reply.finish()
     assert plain(caller.heard) == (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
@@ -276,8 +288,8 @@ async def test_a_heartbeat_commits_a_waiting_stream_and_the_engines_own_head_is_
     await reply.heartbeat("loading 43% 12.1/28.0 GiB")
     assert not reply.is_open and reply.status == 200
     await reply.heartbeat("a line\r\n\r\ndata: that would be two")
-    await reply.begin(200, [("Content-Type", "text/event-stream"), ("x-model", "m")], length=None)
-    await reply.pass_on(b"data: 1\n\n")
+    await begin(reply, 200, [("Content-Type", "text/event-stream"), ("x-model", "m")], length=None)
+    await pass_on(reply, b"data: 1\n\n")
     await reply.heartbeat("waiting")
     await reply.finish()
     head, _, body = plain(caller.heard).partition(b"\r\n\r\n")
@@ -293,9 +305,9 @@ async def test_whoever_asked_for_no_stream_hears_no_heartbeat() -> None:
     reply = reply_to(caller)
     await reply.heartbeat("loading")
     assert caller.heard == b"" and reply.is_open
-    await reply.begin(200, [("Content-Type", "application/json")], length=2)
+    await begin(reply, 200, [("Content-Type", "application/json")], length=2)
     await reply.heartbeat("waiting")
-    await reply.pass_on(b"{}")
+    await pass_on(reply, b"{}")
     await reply.finish()
     await reply.heartbeat("too late")
     assert caller.heard.endswith(b"\r\n\r\n{}")
@@ -377,7 +389,7 @@ async def test_bad_news_in_a_stream_are_its_last_event_and_the_connection_ends_w
     if committed_by_us:
         await reply.heartbeat("waking")
     else:
-        await reply.begin(200, EVENT_STREAM, length=None)
+        await begin(reply, 200, EVENT_STREAM, length=None)
     reply.next_sequence = 7
     before = len(caller.heard)
     await reply.refuse(BUSY)
@@ -392,8 +404,8 @@ async def test_bad_news_in_a_stream_are_its_last_event_and_the_connection_ends_w
 async def test_bad_news_in_an_answer_that_is_no_stream_can_only_cut_it(length: int | None) -> None:
     caller = Caller()
     reply = reply_to(caller)
-    await reply.begin(200, [("Content-Type", "application/json")], length=length)
-    await reply.pass_on(b'{"half":')
+    await begin(reply, 200, [("Content-Type", "application/json")], length=length)
+    await pass_on(reply, b'{"half":')
     before = caller.heard
     await reply.refuse(BUSY)
     assert caller.heard == before and caller.ended == "aborted" and reply.refused is BUSY
@@ -429,11 +441,11 @@ async def committed(reply: Reply) -> None:
 
 
 async def streaming(reply: Reply) -> None:
-    await reply.begin(200, EVENT_STREAM, length=None)
+    await begin(reply, 200, EVENT_STREAM, length=None)
 
 
 async def passing(reply: Reply) -> None:
-    await reply.begin(200, [("Content-Type", "application/json")], length=3)
+    await begin(reply, 200, [("Content-Type", "application/json")], length=3)
 
 
 async def ended(reply: Reply) -> None:
@@ -453,7 +465,7 @@ SAYINGS: dict[str, Callable[[Reply], Awaitable[None]]] = {
     "answer": lambda reply: reply.answer(200, b"{}"),
     "begin a stream": streaming,
     "begin": passing,
-    "pass on": lambda reply: reply.pass_on(b"data: 1\n\n"),
+    "pass on": lambda reply: pass_on(reply, b"data: 1\n\n"),
     "finish": lambda reply: reply.finish(),
 }
 LEGAL = {
@@ -555,9 +567,9 @@ def elapsed() -> float:
 async def test_who_reads_slowly_is_waited_for() -> None:
     caller = Caller()
     reply = reply_to(caller, streams=True)
-    await reply.begin(200, EVENT_STREAM, length=None)
+    await begin(reply, 200, EVENT_STREAM, length=None)
     asyncio.get_running_loop().call_later(59, caller.stop_reading().set_result, None)
-    await reply.pass_on(b"data: 1\n\n")
+    await pass_on(reply, b"data: 1\n\n")
     assert elapsed() == 59 and not caller.ended
 
 
@@ -565,10 +577,10 @@ async def test_who_reads_slowly_is_waited_for() -> None:
 async def test_who_reads_nothing_for_write_timeout_is_let_go() -> None:
     caller = Caller()
     reply = reply_to(caller, streams=True)
-    await reply.begin(200, EVENT_STREAM, length=None)
+    await begin(reply, 200, EVENT_STREAM, length=None)
     caller.stop_reading()
     with pytest.raises(CallerLeft, match="read nothing for 60 s"):
-        await reply.pass_on(b"data: 1\n\n")
+        await pass_on(reply, b"data: 1\n\n")
     assert elapsed() == 60 and caller.ended == "aborted" and reply.is_over
 
 
@@ -590,12 +602,12 @@ async def test_the_first_byte_is_the_answers_own_and_timed_once() -> None:
     await asyncio.sleep(3)
     await reply.heartbeat("waking")
     await asyncio.sleep(57)
-    await reply.begin(200, [("Content-Type", "text/event-stream")], length=None)
+    await begin(reply, 200, [("Content-Type", "text/event-stream")], length=None)
     assert reply.first_byte_at is None
     await asyncio.sleep(1)
-    await reply.pass_on(b"data: a\n\n")
+    await pass_on(reply, b"data: a\n\n")
     await asyncio.sleep(1)
-    await reply.pass_on(b"data: b\n\n")
+    await pass_on(reply, b"data: b\n\n")
     assert reply.first_byte_at == BEGIN + 61
 
 
