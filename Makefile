@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh bench/*/*.sh)
 
-.PHONY: run test check format fuzz test-llama-server image-test test-browser bench bench-quick bench-features bench-peers
+.PHONY: run test check format fuzz test-llama-server image-test test-browser test-large bench bench-quick bench-features bench-peers
 
 run:
 	@./start.sh
@@ -39,6 +39,10 @@ image-test: $(PY)
 # What web pages can do, asked of a real Chromium. Installs Debian's (as root) where there is none.
 test-browser:
 	@browser=$$(scripts/find_browser.sh) && WAKEGATE_TEST_BROWSER=$$browser ./test.sh -m browser tests/browser
+
+# A gigabyte through a whole worker, each way, for callers and engines who stop reading: what its memory does meanwhile.
+test-large: $(PY)
+	@./test.sh -m large -s tests/e2e/test_large.py
 
 # The gateway's cost beside nginx and other proxies that are installed, and what each feature is of it. Wants a quiet
 # machine and a C compiler. Goes on where it was interrupted with: make bench RESUME=--resume

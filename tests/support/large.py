@@ -5,6 +5,7 @@ TCP the kernel takes up to 33 MB for a reader that was quick once, and what lies
 """
 
 import asyncio
+import contextlib
 import hashlib
 import socket
 from collections.abc import Callable
@@ -41,7 +42,9 @@ class Spring:
     def digest(self) -> str:
         return self._digest.hexdigest()
 
-    async def __call__(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def __call__(
+        self, request: Received | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         _make_small(writer, socket.SO_SNDBUF)
         pieces = -(-self.total // len(piece(self.kind, 0)))
         frame: Callable[[bytes], bytes] = chunked
@@ -183,10 +186,14 @@ class Basin:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await self.fill(await reader.readuntil(b"\r\n\r\n"), reader, writer)
+
+    async def fill(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """From a request whose head was read already."""
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        self.begun.set()
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-            self.begun.set()
             while self.taken < length:
                 while self.taken >= self._wanted:
                     self._more.clear()
@@ -198,7 +205,7 @@ class Basin:
                 self._digest.update(data)
             else:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except ConnectionError:
             pass  # the gateway has gone
         finally:
             self.left.set()
