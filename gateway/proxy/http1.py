@@ -286,7 +286,7 @@ class AnswerParser:
             return at
         found = _SIZE_LINE(line)
         if found is None:
-            raise Malformed("The size of a chunk is none.")
+            raise Malformed("The size of a chunk is malformed.")
         size = int(found[1], 16)
         if size >= CHUNK_MAX:
             raise Malformed("A chunk is too large.")
@@ -321,7 +321,7 @@ class AnswerParser:
         if self._left < 0:
             raise Malformed("There are too many trailers.")
         if _TRAILER(line) is None:
-            raise Malformed("A trailer is none.")
+            raise Malformed("A trailer is malformed.")
         return at
 
     def _line(self, data: bytes, at: int) -> tuple[bytes | None, int]:
@@ -399,7 +399,7 @@ def _read_head(text: str, method: str) -> Head | None:
     """A head up to its empty line; None for an interim one."""
     line = _STATUS(text)
     if line is None:
-        raise Malformed("The status line is none.")
+        raise Malformed("The status line is malformed.")
     fields = _read_fields(text, line.end())
     status = int(line[2])
     if status < 200:
@@ -420,7 +420,7 @@ def _read_fields(text: str, at: int) -> list[tuple[str, str]]:
     fields: list[tuple[str, str]] = _FIELDS(text, at)
     # Each match begins a line and holds one LF, so as many matches as LFs are all of the lines, whole.
     if len(fields) != text.count("\n", at, -1):
-        raise Malformed("A header is none.")
+        raise Malformed("A header line is malformed.")
     if len(fields) > HEADERS_MAX:
         raise Malformed(f"The answer has more than {HEADERS_MAX} headers.")
     if len(text) > LINE_MAX and max(map(len, text.split("\r\n"))) > LINE_MAX:
@@ -440,13 +440,13 @@ def _framing(fields: list[tuple[str, str]], first: dict[str, str], minor: str) -
             raise Malformed("HTTP/1.0 knows no transfer coding.")
         codings = _words(fields, "transfer-encoding")
         if not codings or "chunked" in codings[:-1]:
-            raise Malformed("The transfer coding is none.")
+            raise Malformed("The transfer coding is malformed.")
         return None, codings[-1] == "chunked"
     if digits is None:
         return None, False
     # Of latin-1 only 0 to 9 are decimals.
     if not digits.isdecimal() or len(digits) > LENGTH_DIGITS:
-        raise Malformed("The length of the answer is none.")
+        raise Malformed("The Content-Length is malformed.")
     if len(first) < len(fields) and sum(name.lower() == "content-length" for name, _ in fields) > 1:
         raise Malformed("The answer has two lengths.")
     return int(digits), False

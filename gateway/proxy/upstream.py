@@ -193,7 +193,7 @@ class Upstream:
             if not 200 <= head.status < 300:
                 await self._pass_error(connection, head, reply)
             elif not _is_plain(head):
-                raise refuse("backend_protocol_error", "The engine's answer is coded in a way that nobody asked for.")
+                raise refuse("backend_protocol_error", "The engine compressed its answer, and was asked not to.")
             elif _media_type(head) == "text/event-stream":
                 streamed = True
                 if call.gathered is None:
@@ -201,7 +201,7 @@ class Upstream:
                 else:
                     await self._pass_gathered(connection, head, reply, call, sent_at)
             elif not reply.is_open:
-                raise refuse("backend_protocol_error", "The engine answered a stream with something else.")
+                raise refuse("backend_protocol_error", "The engine was asked for a stream and answered otherwise.")
             else:
                 await self._pass_whole(connection, head, reply, call, sent_at)
         finally:
