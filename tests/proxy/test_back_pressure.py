@@ -144,14 +144,14 @@ async def test_a_caller_who_catches_up_before_anybody_looks_is_not_waited_for(me
 
 
 @BOTH_LOOPS
-@KINDS
+@pytest.mark.parametrize("kind", ["events", "length"])
 async def test_who_never_reads_on_is_let_go_after_write_timeout_and_the_engine_told_at_once(kind: Kind) -> None:
     spring = Spring(kind, TOTAL)
-    async with house(script=spring, write_timeout=0.4, gap=20, answer_time=20, slots=1) as h, Drinker(h.port) as caller:
+    async with house(script=spring, write_timeout=0.2, gap=20, answer_time=20, slots=1) as h, Drinker(h.port) as caller:
         await caller.ask(h.request(body_for(kind)))
         await h.until(lambda: spring.poured)
         await at_rest(lambda: spring.poured, quiet=0.1)
-        await h.until(lambda: h.engine.left == 1, within=0.4 + 1)
+        await h.until(lambda: h.engine.left == 1, within=0.2 + 1)
         await h.until(lambda: not h.server.connections and h.conductor.snapshot().in_flight == 0, within=1)
         assert h.visits[0].outcome == "left" and h.visits[0].code == "write_timeout"
 

@@ -195,8 +195,7 @@ class Slow:
 
 
 @BOTH_LOOPS
-@LEAVE
-@pytest.mark.parametrize("what", ["json", "multipart"])
+@pytest.mark.parametrize(("what", "politely"), [("json", True), ("multipart", False)], ids=["json", "multipart"])
 async def test_while_a_large_body_is_sent(
     what: str, politely: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,14 +253,13 @@ async def test_while_an_upload_waits_for_an_engine_that_does_not_read(
 
 
 @BOTH_LOOPS
-@LEAVE
-async def test_while_an_upload_waits_for_the_start(politely: bool) -> None:
+async def test_while_an_upload_waits_for_the_start() -> None:
     """More of it came than is read before there is anybody to take it."""
     async with house(ready_at_once=False, body_limit=64 * MB, **LONG) as h, Caller(h.port) as caller:
         await caller.send(upload(h, 32 * MB))
         await fill(h, caller)
         assert h.conductor.snapshot().waiting == 1
-        leave(caller, politely)
+        caller.end()
         await h.until(lambda: h.conductor.snapshot().waiting == 0, within=SOON)
         h.provider.tell(Ready())
         await h.until(lambda: h.state.value == "ready")

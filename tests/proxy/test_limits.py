@@ -87,10 +87,10 @@ async def test_an_engine_that_takes_no_connection_cannot_be_reached(
 ) -> None:
     """CONNECT_TIMEOUT: names and TLS included. Nothing was sent, so it was tried again."""
     with engine() as endpoint:
-        async with house(connect=0.15, first_byte=20, answer_time=20) as h:
+        async with house(connect=0.05, first_byte=20, answer_time=20) as h:
             h.provider.endpoint = endpoint
             heard = await talk(h.port, h.request(CHAT))
-            said = (502, "backend_unavailable", "The engine cannot be reached within CONNECT_TIMEOUT (0.15 s).")
+            said = (502, "backend_unavailable", "The engine cannot be reached within CONNECT_TIMEOUT (0.05 s).")
             assert refusal_in(heard) == said and heard.took < 3
             await assert_nothing_is_left(h)
 
