@@ -37,13 +37,13 @@ def drawn(found: Run) -> str:
     return picture(measures, {name: title_of(name) for name in SUBJECTS}, found["values"])
 
 
-def with_figures(page: str, text: str) -> str:
-    """The page with other figures. Raises ValueError when a mark is missing."""
-    before, _, rest = page.partition(BEGIN)
+def with_figures(page: str, text: str, begin: str = BEGIN) -> str:
+    """The page with other figures behind this mark. Raises ValueError when a mark is missing."""
+    before, _, rest = page.partition(begin)
     _, found, after = rest.partition(END)
     if not found:
         raise ValueError("the page has lost its marks")
-    return before + BEGIN + text + END + after
+    return before + begin + text + END + after
 
 
 def main(folder: Path) -> int:

@@ -22,13 +22,15 @@ class Stat:
     """utime + stime: every thread that is or was."""
     buried: float
     """cutime + cstime: children that have ended and were waited for."""
+    kernel: float = 0.0
+    """stime: of its own, what the kernel worked for it."""
 
 
 def read_stat(line: str) -> Stat:
     """See proc_pid_stat(5). The name is in brackets and may hold brackets and blanks."""
     fields = line[line.rindex(")") + 2 :].split()
     utime, stime, cutime, cstime = (int(field) * TICK for field in fields[11:15])
-    return Stat(parent=int(fields[1]), session=int(fields[3]), own=utime + stime, buried=cutime + cstime)
+    return Stat(parent=int(fields[1]), session=int(fields[3]), own=utime + stime, buried=cutime + cstime, kernel=stime)
 
 
 def family(root: int, stats: Mapping[int, Stat]) -> set[int]:
@@ -79,6 +81,12 @@ def cpu(root: int) -> Cpu:
     pids = family(root, stats)
     ticks = sum(stats[pid].own + stats[pid].buried for pid in pids)
     return Cpu(ticks, sum(map(_by_threads, pids)))
+
+
+def kernel_time(root: int) -> float:
+    """Seconds that the kernel has worked for the tree's living processes. Counted by sampling, in steps of 10 ms."""
+    stats = _stats()
+    return sum(stats[pid].kernel for pid in family(root, stats))
 
 
 def _by_threads(pid: int) -> float:

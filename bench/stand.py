@@ -202,6 +202,12 @@ class Standing:
 
     def memory_while_held(self, options: Options) -> int:
         """Bytes while all these streams are open and idle. Raises Lost when they cannot be opened."""
+        with self.holding(options):
+            return self.memory()
+
+    @contextlib.contextmanager
+    def holding(self, options: Options) -> Iterator[None]:
+        """All these streams are open and idle. Raises Lost when they cannot be opened."""
         with subprocess.Popen(
             self._command(options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as load:
@@ -214,7 +220,7 @@ class Standing:
                     load.kill()
                     raise Lost(load.stderr.read().decode().strip() or "the streams did not open")
                 time.sleep(0.5)  # what was allocated in passing is given back
-                return self.memory()
+                yield
             finally:
                 load.communicate()
 

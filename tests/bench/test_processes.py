@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench.processes import TICK, Busy, Cpu, Stat, busy_in, cpu, family, memory, pss_in, read_stat, tree
+from bench.processes import TICK, Busy, Cpu, Stat, busy_in, cpu, family, kernel_time, memory, pss_in, read_stat, tree
 
 LINE = "812 (a) name (x) S 1 812 700 0 -1 4194560 100 200 0 0 150 50 30 20 20 0 1 0 4242 1000 50 18446744073709551615"
 
@@ -13,7 +13,7 @@ LINE = "812 (a) name (x) S 1 812 700 0 -1 4194560 100 200 0 0 150 50 30 20 20 0 
 def test_a_name_with_brackets_and_blanks_is_read_over() -> None:
     stat = read_stat(LINE)
     assert (stat.parent, stat.session) == (1, 700)
-    assert (stat.own, stat.buried) == pytest.approx((200 * TICK, 50 * TICK))
+    assert (stat.own, stat.buried, stat.kernel) == pytest.approx((200 * TICK, 50 * TICK, 50 * TICK))
 
 
 def test_a_family_is_a_session_and_whoever_descends_from_it() -> None:
@@ -65,6 +65,7 @@ def test_cpu_time_of_living_and_of_buried_processes_counts_once_each() -> None:
         again = cpu(process.pid).since(used)
         assert process.pid in tree(process.pid)
         assert memory(tree(process.pid)) > 1_000_000
+        assert 0 <= kernel_time(process.pid) <= used.ticks
         process.communicate()
     assert 0.18 <= used.since(Cpu(0, 0)) < 1  # both, and the start of two interpreters
     assert 0 <= again < 0.1
