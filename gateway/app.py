@@ -320,7 +320,7 @@ class Gateway:
                 await server.close()
         for runner in self._runners:
             await runner.cleanup()
-        await self._upstreams.close()
+        self._upstreams.close()
         await self.conductor.close()
         await self._bodies.close()
         await self._loop.run_in_executor(None, self.quotas.close, self._loop.time(), time.time())

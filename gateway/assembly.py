@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from gateway.proxy.bodies import Bodies, BodyLimits
 from gateway.proxy.checker import Checker
 from gateway.proxy.checks import Rules, refused_fields
 from gateway.proxy.media import MediaFetcher
+from gateway.proxy.pool import system_trust
 from gateway.records import lines
 from gateway.records.logs import Formats, LogPlan, Logs
 from gateway.records.spent import Spent, SpentFolder
@@ -191,8 +191,8 @@ def _make_external(settings: Settings) -> Provider:
         endpoint = endpoint_of(settings.upstream_url or "", key)
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    # A context of our own, see gateway/__main__.py; only where it is used: to make one takes 25 ms.
-    context = ssl.create_default_context() if endpoint.url.startswith("https:") else True
+    # The one that requests go by, see gateway/__main__.py; only where it is used: to make it takes 25 ms.
+    context = system_trust() if endpoint.url.startswith("https:") else True
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), cookie_jar=aiohttp.DummyCookieJar())
     provider: Provider = provider_class("external")(
         endpoint, session=session, models=settings.served_model_name, concurrency=settings.max_concurrent_requests

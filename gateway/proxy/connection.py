@@ -255,7 +255,9 @@ class Connection(asyncio.Protocol):
             return False
         if self._poller is None:
             self._poller = select.poll()
-            self._poller.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+            # Over TLS what can be read may be a late session ticket, which is no word of the engine's.
+            unasked = select.POLLRDHUP if self._over == "tls" else select.POLLIN | select.POLLRDHUP
+            self._poller.register(transport.get_extra_info("socket").fileno(), unasked)
         if not self._poller.poll(0):
             return True
         self.ended_at = self._clock()

@@ -14,6 +14,7 @@ The last one that was given back is the first one taken, so that those that are 
 import asyncio
 import socket
 import ssl
+from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, cast
@@ -44,7 +45,7 @@ Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
 
 
 @lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
+def system_trust() -> ssl.SSLContext:
     """Certificates are verified. Made when first needed: it takes 25 ms."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
@@ -69,11 +70,13 @@ class Pool:
         self._socket = endpoint.socket
         self._host = url.host or "localhost"
         self._port = url.port or 80
-        self._tls = (trust or _tls()) if url.scheme == "https" and endpoint.socket is None else None
+        self._tls = (trust or system_trust()) if url.scheme == "https" and endpoint.socket is None else None
         self._over: Over = "unix" if endpoint.socket is not None else "tls" if self._tls is not None else "tcp"
         self._connect = connect
         self._alarms = Alarms(self._loop)
         self._idle: list[Connection] = []
+        self._resting: deque[Connection] = deque()
+        """Not to be asked yet; all rest equally long, so the first of them is the first that may be."""
         self._keep = KEEP
         self._is_trusted = False
         self._ended_at = 0.0
@@ -83,20 +86,21 @@ class Pool:
         self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"<Pool {self._socket or f'{self._host}:{self._port}'} {self._over}, {len(self._idle)} idle>"
+        return f"<Pool {self._socket or f'{self._host}:{self._port}'} {self._over}, {self._kept} idle>"
 
     # -- taking and giving back ----------------------------------------------------------------
 
     def take(self) -> Connection | None:
         """An idle connection that can be asked at once; None: `open` one."""
         now = self._loop.time()
-        for place in range(len(self._idle) - 1, -1, -1):
-            if self._idle[place].idle_since <= now:  # else it still rests
-                connection = self._idle.pop(place)
-                if now - connection.idle_since < self._keep and connection.is_alive():
-                    self._is_trusted = True
-                    return connection
-                self._let_go(connection)
+        while self._resting and self._resting[0].idle_since <= now:
+            self._idle.append(self._resting.popleft())
+        while self._idle:
+            connection = self._idle.pop()
+            if now - connection.idle_since < self._keep and connection.is_alive():
+                self._is_trusted = True
+                return connection
+            self._let_go(connection)
         return None
 
     def _let_go(self, connection: Connection) -> None:
@@ -115,35 +119,44 @@ class Pool:
 
     def give_back(self, connection: Connection, *, streamed: bool) -> None:
         """After an answer: kept if it can be asked again, else closed."""
-        is_unwanted = self._is_closed or (streamed and self._over != "tls") or len(self._idle) >= IDLE_MAX
+        is_unwanted = self._is_closed or (streamed and self._over != "tls") or self._kept >= IDLE_MAX
         if is_unwanted or not connection.may_rest():
             connection.abort()
             return
         self._forgive(self._loop.time())
-        connection.rest(0.0 if self._is_trusted and not streamed else REST)
-        self._idle.append(connection)
+        if self._is_trusted and not streamed:
+            connection.rest(0.0)
+            self._idle.append(connection)
+        else:
+            connection.rest(REST)
+            self._resting.append(connection)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(KEEP, self._sweep)
 
+    @property
+    def _kept(self) -> int:
+        return len(self._idle) + len(self._resting)
+
     def _sweep(self) -> None:
-        """Close those that are too old before the engine does."""
+        """Close those that are too old before the engine does, and those that it has closed."""
         oldest = self._loop.time() - self._keep
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            if connection.idle_since > oldest and connection.ended_at is None:
-                self._idle.append(connection)
-            else:
-                self._let_go(connection)
-        self._sweeper = self._loop.call_later(KEEP / 2, self._sweep) if self._idle else None
+        known = [*self._idle, *self._resting]
+        gone = {each for each in known if each.idle_since <= oldest or each.ended_at is not None}
+        self._idle = [each for each in self._idle if each not in gone]
+        self._resting = deque(each for each in self._resting if each not in gone)
+        for connection in gone:
+            self._let_go(connection)
+        self._sweeper = self._loop.call_later(KEEP / 2, self._sweep) if self._kept else None
 
     def close(self) -> None:
         """Idle ones end now; those at work when they are given back."""
         self._is_closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for connection in self._idle:
+        for connection in (*self._idle, *self._resting):
             connection.abort()
         self._idle.clear()
+        self._resting.clear()
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -153,8 +166,10 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect):
                 await self._open(connection)
-        except BaseException:
+        except BaseException as error:
             connection.abort()  # it may have come in the very moment in which nobody wanted it any more
+            if isinstance(error, TimeoutError):
+                self._addresses = None  # it may have moved
             raise
         return connection
 
@@ -205,7 +220,7 @@ class Pool:
             return await aiohappyeyeballs.start_connection(
                 addresses, happy_eyeballs_delay=_DELAY, interleave=1, loop=self._loop
             )
-        except BaseException:  # cancelled, too: that is how the time for it ends
+        except OSError:
             self._addresses = None  # it may have moved
             raise
 

@@ -31,6 +31,10 @@ from gateway.proxy.stream import EventStream, GatheredStream, LongAnswer, too_lo
 from gateway.proxy.usage import usage_in
 
 ERROR_BODY_MAX: Final = 64 * 1024
+ERROR_WITHIN: Final = 10.0
+"""Seconds in which the body of an engine's error comes, or is done without."""
+END_WITHIN: Final = 5.0
+"""Seconds for the end of its HTTP, after an engine has said that its stream is over."""
 JOINED: Final = 64 * 1024
 """Bytes of a body that go out in one write with their head; more is sent by and by, as fast as the engine reads."""
 
@@ -114,10 +118,7 @@ class Upstream:
     def __repr__(self) -> str:
         return f"<Upstream {self._endpoint.socket or self._endpoint.url + self._endpoint.prefix}>"
 
-    async def close(self) -> None:
-        self.retire()
-
-    def retire(self) -> None:
+    def close(self) -> None:
         """Nothing more will be asked here: idle connections end now, those at work with their answer."""
         self._pool.close()
 
@@ -324,6 +325,8 @@ class Upstream:
             now = self._clock()
             since = stream.last_event or sent_at
             limit = limits.gap if stream.last_event else limits.first_byte
+            if stream.has_ended:
+                limit = min(limit, END_WITHIN)
             if now - since >= limit:
                 if stream.has_ended:
                     return  # all that is missing is the end of its HTTP
@@ -401,7 +404,7 @@ class Upstream:
 
     async def _pass_error(self, connection: Connection, head: Head, reply: Reply) -> None:
         """The engine's own error, in our shape; to a caller who already hears a stream, as an event."""
-        deadline = self._clock() + self._limits.connect
+        deadline = self._clock() + ERROR_WITHIN
         while not connection.is_over and connection.held < ERROR_BODY_MAX and (now := self._clock()) < deadline:
             await connection.news(deadline - now)
         # What came of the body is enough: the status already says that it failed.
@@ -426,14 +429,14 @@ class Upstreams:
         if known is not None:
             if known[0] is endpoint or known[0] == endpoint:
                 return known[1]
-            known[1].retire()
+            known[1].close()
         upstream = self._make(endpoint)
         self._open[name] = (endpoint, upstream)
         return upstream
 
-    async def close(self) -> None:
+    def close(self) -> None:
         for _, upstream in self._open.values():
-            upstream.retire()
+            upstream.close()
         self._open.clear()
 
 

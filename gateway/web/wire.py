@@ -98,7 +98,7 @@ def wire_refusal(exc: BaseException | None) -> Refusal:
     return refuse("invalid_request", "This is not a well-formed HTTP/1.1 request.", close=True).refusal
 
 
-class Connection(RequestHandler):
+class CallerConnection(RequestHandler):
     """One caller's connection."""
 
     __slots__ = ("busy", "closing_since", "head_began")
@@ -192,7 +192,7 @@ class Server(web.Server):
         self._sweeper = self._loop.create_task(self._sweep())
 
     def __call__(self) -> RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return CallerConnection(self, loop=self._loop, **self._kwargs)
 
     @property
     def is_full(self) -> bool:
@@ -230,14 +230,14 @@ class Server(web.Server):
 
     async def _enter(self, request: web.BaseRequest) -> Any:
         connection = request.protocol
-        if isinstance(connection, Connection):
+        if isinstance(connection, CallerConnection):
             connection.busy, connection.head_began = True, None
         try:
             return await self._door(request)
         except Refused as refused:  # from outside the door's own handling: nothing was sent
             return refusal_answer(request, refused.refusal)
         finally:
-            if isinstance(connection, Connection):
+            if isinstance(connection, CallerConnection):
                 connection.busy = False
                 connection.head_began = None
 
@@ -247,10 +247,13 @@ class Server(web.Server):
             await asyncio.sleep(SWEEP)
             now = self._loop.time()
             for connection, transport in list(self._connections.items()):
-                if isinstance(connection, Connection):
-                    self._look_at(connection, transport, now)
+                if isinstance(connection, CallerConnection):
+                    try:
+                        self._look_at(connection, transport, now)
+                    except Exception as error:  # one odd connection must not end the look at all others
+                        self.quietly("a look at a connection failed", exc_info=error)
 
-    def _look_at(self, connection: Connection, transport: asyncio.Transport, now: float) -> None:
+    def _look_at(self, connection: CallerConnection, transport: asyncio.Transport, now: float) -> None:
         if transport.is_closing():
             # It waits until the caller has read the last bytes, which may be never.
             if connection.closing_since is None:

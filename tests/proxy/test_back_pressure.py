@@ -140,7 +140,7 @@ async def test_a_caller_who_catches_up_before_anybody_looks_is_not_waited_for(me
     async with server:
         await upstream.pipe(Call("POST", "/v1/chat/completions", [], (b"{}",), 2), cast(Reply, reply))
     assert reply.heard == b"".join(events) and reply.is_finished
-    await upstream.close()
+    upstream.close()
 
 
 @BOTH_LOOPS
@@ -218,4 +218,4 @@ async def test_a_body_that_is_held_already_is_not_held_twice_for_an_engine_that_
         await asyncio.wait_for(piping, 10)
         assert basin.taken == number * MB and basin.digest == digest
         assert reply.heard == b"{}"
-        await upstream.close()
+        upstream.close()

@@ -235,7 +235,7 @@ async def assert_whole_or_lost(script: Script, is_whole: bool, passed: bytes) ->
 
 @pytest.mark.parametrize("body", [CHAT, STREAMED], ids=["put together", "stream"])
 async def test_an_engine_that_said_its_end_and_leaves_its_answer_open_has_said_all(body: dict[str, object]) -> None:
-    """It is waited for no longer than for any silence, and no error and no comment follows its end."""
+    """It is waited for a few seconds, no longer than for any silence, and no error and no comment follows its end."""
 
     async def stays(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD + chunked(FIRST) + chunked(LAST) + chunked(DONE))

@@ -25,7 +25,7 @@ async def piped(endpoint: Endpoint, body: Any = (BODY,)) -> None:
     try:
         await upstream.pipe(Call("POST", "/v1/completions", [], body, len(BODY)), waiting)
     finally:
-        await upstream.close()
+        upstream.close()
 
 
 def unheard(path: Path) -> Endpoint:

@@ -95,7 +95,8 @@ def test_a_line_tells_who_asked_what_came_of_it_and_how_long_each_part_took() ->
     assert text_line(ENDED) == (
         "2026-11-21T14:05:06.123Z request=wk-7f3a key=alice route=/v1/chat/completions upstream=default "
         "model=org/Name-7B:Q4_K_M status=200 outcome=answered ended_by=engine line=0.000s wake=12.346s "
-        "first_byte=12.500s first_token=12.600s longest_gap=0.250s took=14.346s tokens_in=31 tokens_out=100 tokens_per_second=50.0 bytes_in=412 "
+        "first_byte=12.500s first_token=12.600s longest_gap=0.250s took=14.346s tokens_in=31 tokens_out=100 "
+        "tokens_per_second=50.0 bytes_in=412 "
         "bytes_out=2048 state=ready caller_id=trace-1"
     )
 

@@ -414,7 +414,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
     finally:
         await server.close()
         await runner.cleanup()
-        await upstreams.close()
+        upstreams.close()
         await conductor.close()
         await bodies.close()
 

@@ -21,7 +21,7 @@ from gateway.assembly import Boot
 from gateway.config import File
 from gateway.proxy import http1
 from gateway.surroundings import Surroundings, settle
-from gateway.web.wire import HEAD_TIMEOUT, IDLE_TIMEOUT, Connection, Server
+from gateway.web.wire import HEAD_TIMEOUT, IDLE_TIMEOUT, CallerConnection, Server
 from tests.support.wire import talk
 
 
@@ -45,9 +45,9 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-async def connection(gateway: Gateway) -> Connection:
+async def connection(gateway: Gateway) -> CallerConnection:
     made = gateway.server()
-    assert isinstance(made, Connection)
+    assert isinstance(made, CallerConnection)
     return made
 
 
@@ -79,7 +79,7 @@ def test_the_parser_that_runs_here_is_the_compiled_one() -> None:
 # --- the server [2]
 
 
-async def test_an_idle_connection_ends_after_75_seconds_and_not_after_an_hour(connection: Connection) -> None:
+async def test_an_idle_connection_ends_after_75_seconds_and_not_after_an_hour(connection: CallerConnection) -> None:
     """[2] keepalive_timeout: 3630 s."""
     assert connection.keepalive_timeout == IDLE_TIMEOUT == 75
 
@@ -105,12 +105,12 @@ async def test_the_end_does_not_wait_for_a_minute(gateway: Gateway) -> None:
     assert runner_of(gateway.server)._shutdown_timeout == 1
 
 
-async def test_what_is_left_of_a_refused_body_is_read_for_two_seconds(connection: Connection) -> None:
+async def test_what_is_left_of_a_refused_body_is_read_for_two_seconds(connection: CallerConnection) -> None:
     """lingering_time: 10 s."""
     assert connection._lingering_time == 2
 
 
-async def test_no_line_is_written_for_each_access(connection: Connection) -> None:
+async def test_no_line_is_written_for_each_access(connection: CallerConnection) -> None:
     assert connection.access_log is None
 
 
@@ -139,7 +139,7 @@ async def test_a_compressed_body_is_not_inflated() -> None:
 # --- heads
 
 
-async def test_heads_are_limited_both_ways(connection: Connection) -> None:
+async def test_heads_are_limited_both_ways(connection: CallerConnection) -> None:
     """A line of 8 KiB, 128 headers: aiohttp's own limits for callers, and ours for engines."""
     limits = (connection.max_line_size, connection.max_field_size, connection.max_headers)
     assert limits == (8190, 8190, 128)

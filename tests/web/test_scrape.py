@@ -81,7 +81,7 @@ async def test_however_many_ask_the_engine_is_asked_once_at_a_time() -> None:
         assert leaver.cancelled() and len(h.engine.received) == seen + 1
         assert (await scrape.page("engine=1")).body == OWN
         assert len(h.engine.received) == seen + 2, "an answer is not kept for later"
-        await upstreams.close()
+        upstreams.close()
 
 
 async def test_a_scrape_is_no_activity() -> None:
