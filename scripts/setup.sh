@@ -355,6 +355,8 @@ same = os.path.realpath(sys._base_executable) == sys.argv[1] and os.path.realpat
 sys.exit(not same)' "$base_python" "$venv" 2>/dev/null && "$venv/bin/python" -m pip --version >>"$log" 2>&1; then
     return
   fi
+  # Made anew it would be emptied wherever the link leads, and somebody else may live there.
+  [[ ! -L $venv ]] || give_up 2 "$venv is a link to $(readlink -f -- "$venv"), which is not an environment for this checkout: remove the link"
   show "Making a virtual environment with $base_python" pip_line "$base_python" -m venv --clear "$venv"
 }
 

@@ -222,6 +222,17 @@ def test_of_two_at_once_the_second_waits_and_finds_it_done(installed):
     assert installed(script) == "[setup] Waiting for another set-up of this checkout\nwent on"
 
 
+def test_an_environment_that_is_only_a_link_is_never_emptied(bash, tmp_path):
+    """Another checkout lives where it leads."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "precious").touch()
+    (bash.root / ".venv").symlink_to(theirs)
+    told = bash("open_log; base_python=/usr/bin/python3; make_venv", code=2)
+    assert f"{bash.root}/.venv is a link to {theirs}" in told and told.rstrip().endswith("remove the link")
+    assert (theirs / "precious").exists()
+
+
 # -- what is said
 
 
