@@ -12,7 +12,10 @@ must end without it. To aiohttp's server it is the response object (`status`, `k
 
 import asyncio
 import enum
+import fcntl
 import re
+import struct
+import termios
 import time
 from collections.abc import Collection, Iterable
 from email.utils import formatdate
@@ -29,6 +32,8 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 STREAM_HEADERS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 BODILESS = frozenset({204, 304})
 """Statuses of answers that have no body and no word about its length (RFC 9110, 8.6; RFC 9112, 6.3)."""
+LOOKS = 4
+"""Times within WRITE_TIMEOUT that we look whether a caller who is behind has taken something since."""
 _ENDS_A_LINE = re.compile(r"[\r\n\0]")
 
 
@@ -115,6 +120,19 @@ def common_headers(keep_alive: bool, request: web.BaseRequest) -> list[tuple[str
     elif request.version != HttpVersion11:
         headers.append(("Connection", "keep-alive"))
     return headers
+
+
+def _untaken(transport: asyncio.Transport | None) -> int:
+    """Bytes that were said and have not reached the caller's machine: ours, and what the kernel still has of them."""
+    if transport is None:
+        return 0
+    ours, in_kernel, wire = transport.get_write_buffer_size(), 0, transport.get_extra_info("socket")
+    if wire is not None:
+        try:
+            (in_kernel,) = struct.unpack("i", fcntl.ioctl(wire.fileno(), termios.TIOCOUTQ, bytes(4)))
+        except (OSError, ValueError):
+            pass  # it is closed, as whoever waits for it hears
+    return ours + int(in_kernel)
 
 
 class Reply:
@@ -300,10 +318,28 @@ class Reply:
             await self.drain()
 
     async def drain(self) -> None:
-        """Until the caller has read enough for more. Raises CallerLeft, ReadsNothing."""
+        """Until the caller has read enough for more. Raises CallerLeft; ReadsNothing, which a slow one is not: there is
+        room again only when a good part of the kernel's buffer was read, megabytes that may take it minutes."""
+        loop, step = asyncio.get_running_loop(), self._write_timeout / LOOKS
+        untaken, in_vain = _untaken(self._transport), 0
+        next_look: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal untaken, in_vain, next_look
+            before, untaken = untaken, _untaken(self._transport)
+            in_vain = 0 if untaken < before else in_vain + 1
+            if in_vain < LOOKS:
+                next_look = loop.call_later(step, look)
+            else:
+                patience.reschedule(self._clock())
+
         try:
-            async with asyncio.timeout(self._write_timeout):
-                await self._request.writer.drain()
+            async with asyncio.timeout(None) as patience:
+                next_look = loop.call_later(step, look)
+                try:
+                    await self._request.writer.drain()
+                finally:
+                    next_look.cancel()
         except TimeoutError as error:
             self.cut()
             raise ReadsNothing(f"read nothing for {self._write_timeout:g} s") from error

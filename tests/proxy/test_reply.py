@@ -43,6 +43,8 @@ class Caller:
         self.writer = self
         self.reads: asyncio.Future[None] | None = None
         """Set: it has stopped reading until this is done."""
+        self.unsent = 0
+        """Bytes of what was written that still wait in this process."""
 
     # the transport
 
@@ -52,6 +54,12 @@ class Caller:
 
     def is_closing(self) -> bool:
         return bool(self.ended)
+
+    def get_extra_info(self, name: str) -> None:
+        """There is no socket."""
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def close(self) -> None:
         self.ended = self.ended or "closed"
@@ -571,6 +579,34 @@ async def test_who_reads_slowly_is_waited_for() -> None:
     asyncio.get_running_loop().call_later(59, caller.stop_reading().set_result, None)
     await pass_on(reply, b"data: 1\n\n")
     assert elapsed() == 59 and not caller.ended
+
+
+@in_simulated_time
+async def test_who_reads_on_but_too_slowly_to_make_room_is_waited_for() -> None:
+    """The kernel says that there is room again only when a good part of its buffer was read."""
+    caller = Caller()
+    reply = reply_to(caller, streams=True)
+    await begin(reply, 200, EVENT_STREAM, length=None)
+    loop, reads = asyncio.get_running_loop(), caller.stop_reading()
+    caller.unsent = 1000
+    for sip in range(1, 12):
+        loop.call_later(50 * sip, setattr, caller, "unsent", 1000 - sip)
+    loop.call_later(600, reads.set_result, None)
+    await pass_on(reply, b"data: 1\n\n")
+    assert elapsed() == 600 and not caller.ended
+
+
+@in_simulated_time
+async def test_who_read_a_little_and_then_nothing_for_write_timeout_is_let_go() -> None:
+    caller = Caller()
+    reply = reply_to(caller, streams=True)
+    await begin(reply, 200, EVENT_STREAM, length=None)
+    caller.stop_reading()
+    caller.unsent = 1000
+    asyncio.get_running_loop().call_later(50, setattr, caller, "unsent", 999)
+    with pytest.raises(CallerLeft, match="read nothing for 60 s"):
+        await pass_on(reply, b"data: 1\n\n")
+    assert elapsed() == 120 and caller.ended == "aborted"
 
 
 @in_simulated_time

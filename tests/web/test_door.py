@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.support.house import (
     raw,
     stream,
 )
+from tests.support.loops import BOTH_LOOPS
 
 
 def head_of(reply: bytes) -> str:
@@ -499,6 +501,25 @@ async def test_a_caller_who_does_not_read_is_dropped_and_the_engine_freed() -> N
         assert h.visits[0].reply is not None and h.visits[0].reply.bytes_sent < 20_000_000
         writer.close()
         del reader
+
+
+@BOTH_LOOPS
+async def test_a_caller_who_reads_slowly_for_longer_than_write_timeout_is_not_dropped() -> None:
+    """So slowly that the kernel, which waits for a third of its buffer, says all the while that there is no room."""
+    flood = stream(*[event("x" * 8000)] * 20000)
+    async with house(script=flood, write_timeout=0.4, gap=5) as h:
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            caller.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(caller, ("127.0.0.1", h.port))
+            await loop.sock_sendall(caller, h.request(STREAMED))
+            until = loop.time() + 2
+            while loop.time() < until:
+                assert await loop.sock_recv(caller, 2048), "it was cut off"
+                await asyncio.sleep(0.02)
+            assert h.visits == [] and h.engine.left == 0
+        await h.until(lambda: h.engine.left == 1, within=5)
 
 
 # --- who may
