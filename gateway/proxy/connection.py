@@ -14,6 +14,7 @@ It knows no reply, no limits and no refusals; `upstream.py` does.
 
 import asyncio
 import errno
+import os
 import select
 import socket
 import struct
@@ -335,8 +336,24 @@ class Connection(asyncio.Protocol):
         if exc is None and self._answered and parser.feed_eof():
             self.wake()
             return
+        if exc is not None and not self._answered:
+            self._hear_out()
+            if self.is_over:
+                return
         self.was_unread = not self._answered and self._is_unread(exc)
         self.fail(Lost("the connection ended before the answer"))
+
+    def _hear_out(self) -> None:
+        """What the engine said before it closed: one that refuses a body unread (401, 413) is followed by a reset, and
+        our next write meets that before the loop comes to read. The kernel still has what came before it."""
+        if self._transport is None or self._over == "tls":
+            return
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        try:
+            while not self.is_over and self._held_size < HELD and (data := os.read(descriptor, HELD)):
+                self.data_received(data)
+        except OSError:
+            pass  # that was all
 
     def _is_unread(self, exc: Exception | None) -> bool:
         """Whether this end proves that the engine cannot have begun.

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,7 @@ from gateway.providers.base import Endpoint
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Call, Limits, Unreached, Upstream
 from tests.support.house import read_request
+from tests.support.loops import BOTH_LOOPS
 
 BODY = b'{"model":"x"}'
 
@@ -93,3 +95,46 @@ async def test_a_reset_over_tcp_proves_nothing() -> None:
     finally:
         server.close()
     assert lost.value.refusal.code == "backend_lost"
+
+
+class Caller:
+    """Waits, and keeps the answer."""
+
+    streams = False
+    is_open = True
+    is_over = False
+
+    def __init__(self) -> None:
+        self.timings: dict[str, float] = {}
+        self.status = 0
+
+    async def answer(self, status: int, body: bytes, *_: Any, **__: Any) -> None:
+        self.status = status
+
+
+@BOTH_LOOPS
+@pytest.mark.parametrize("over", ["tcp", "unix"])
+async def test_a_refusal_that_came_before_the_reset_is_heard(over: str, tmp_path: Path) -> None:
+    """An engine that wants no such body says so, and closes with most of it unread: a reset, which a write of ours may
+    meet before the answer was read. Here always: nothing of the loop runs between its answer and our writes."""
+    listener = socket.socket(socket.AF_UNIX if over == "unix" else socket.AF_INET)
+    listener.bind(str(tmp_path / "e.sock") if over == "unix" else ("127.0.0.1", 0))
+    listener.listen()
+    at_port = f"http://127.0.0.1:{listener.getsockname()[1]}" if over == "tcp" else "http://localhost"
+    endpoint = Endpoint(at_port, socket=str(tmp_path / "e.sock") if over == "unix" else None)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield BODY
+        await asyncio.sleep(0)
+        engine, _ = listener.accept()
+        with engine:
+            engine.recv(16)
+            engine.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
+        for _ in range(99):
+            yield BODY
+
+    upstream, caller = Upstream(endpoint, Limits(connect=1, first_byte=2, answer=2, gap=1, heartbeat=1)), Caller()
+    with listener:
+        await upstream.pipe(Call("POST", "/v1/completions", [], body(), 100 * len(BODY)), cast(Reply, caller))
+    upstream.close()
+    assert caller.status == 413
