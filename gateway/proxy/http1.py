@@ -55,6 +55,7 @@ _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match  # the usual one; i
 _SIZE_LINE: Final = re.compile(
     rf"([0-9A-Fa-f]{{1,16}})(?:[ \t]*+;[ \t]*+{_NAME}(?:[ \t]*+=[ \t]*+(?:{_NAME}|{_QUOTED}))?)*[ \t]*+".encode()
 ).fullmatch
+_HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 _LONE: Final = re.compile(rb"(?<!\r)\n|\r[^\n]").search  # half a line end
 
 _BEGINNING: Final = b"HTTP/1."
@@ -282,6 +283,8 @@ class AnswerParser:
         """A size in several reads, with extensions or with padding."""
         line, at = self._line(data, at)
         if line is None:
+            if self._held and self._held[0] not in _HEX:  # said at once, not when its line ends, which may be never
+                raise Malformed("A chunk of the answer has no size.")
             self._phase = _SIZE_PART
             return at
         found = _SIZE_LINE(line)

@@ -153,10 +153,12 @@ TAIL: Final = 4096
 class LongAnswer:
     """An answer in one piece that is too long to be held: it passes as it comes, and its ends are looked at."""
 
-    __slots__ = ("_beginning", "_connection", "_most", "_reply", "_size", "_tail")
+    __slots__ = ("_beginning", "_closes", "_connection", "_most", "_reply", "_size", "_tail")
 
-    def __init__(self, connection: Connection, reply: Reply, most: int | None) -> None:
-        """`most`: bytes that it may have."""
+    def __init__(self, connection: Connection, reply: Reply, *, closes: tuple[bytes, ...], most: int | None) -> None:
+        """`closes`: what its last byte is one of, where nothing else tells its end from a cut; empty: something does.
+        `most`: bytes that it may have."""
+        self._closes = closes
         self._connection = connection
         self._reply = reply
         self._most = most
@@ -184,6 +186,8 @@ class LongAnswer:
         self._reply.usage = usage_in(self._tail, self._beginning)
         if (lost := lost_in(self._tail)) is not None:
             raise Refused(lost)
+        if self._closes and not self._tail.rstrip().endswith(self._closes):
+            raise refuse("backend_lost", "The engine ended in the middle of this answer.")
 
 
 def too_long(most: int) -> Refused:

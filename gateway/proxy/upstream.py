@@ -31,8 +31,8 @@ from gateway.proxy.stream import EventStream, GatheredStream, LongAnswer, too_lo
 from gateway.proxy.usage import usage_in
 
 ERROR_BODY_MAX: Final = 64 * 1024
-ERROR_WITHIN: Final = 10.0
-"""Seconds in which the body of an engine's error comes, or is done without."""
+ERROR_WITHIN: Final = 2.0
+"""Seconds in which the body of an engine's error comes, or is done without: its status says the most."""
 END_WITHIN: Final = 5.0
 """Seconds for the end of its HTTP, after an engine has said that its stream is over."""
 JOINED: Final = 64 * 1024
@@ -361,7 +361,8 @@ class Upstream:
         if connection.is_done:
             await self._answer(connection.release(), head, reply)
             return
-        answer = LongAnswer(connection, reply, size)
+        closes = (b"}", b"]") if _only_its_end_ends(head) else ()
+        answer = LongAnswer(connection, reply, closes=closes, most=size)
         reply.begin_now(head.status, answer_headers(head.headers), length=head.length)
         connection.flow_to(answer.take)
         await reply.flush()
@@ -484,9 +485,14 @@ def _is_plain(head: Head) -> bool:
 _CODINGS: Final = (("content-encoding", {"", "identity"}), ("transfer-encoding", {"chunked"}))
 
 
+def _only_its_end_ends(head: Head) -> bool:
+    """Whether it is JSON that only the end of its connection ends (RFC 9112, 6.3), as a cut would."""
+    return head.length is None and not head.chunked and _media_type(head) == "application/json"
+
+
 def _is_cut(head: Head, body: bytes) -> bool:
-    """Whether an answer that only the end of its connection ends (RFC 9112, 6.3) stops in the middle of its JSON."""
-    if head.length is not None or head.chunked or _media_type(head) != "application/json":
+    """Whether such an answer stops in the middle of its JSON."""
+    if not _only_its_end_ends(head):
         return False
     try:
         json.loads(body)

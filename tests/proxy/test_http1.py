@@ -544,3 +544,12 @@ def test_a_part_of_a_valid_answer_is_never_broken(made: tuple[bytes, Reading], d
     assert reading.verdict != "malformed" and meant.body.startswith(reading.body)
     if {"content-length", "transfer-encoding"} & {name for name, _ in meant.headers} and meant.body:
         assert reading.verdict == "cut"
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"g", b" ", b"-", b"\n"])
+def test_what_cannot_begin_a_chunks_size_is_refused_at_once(byte: bytes) -> None:
+    """Not when its line ends: behind it may be nothing but silence."""
+    parser = AnswerParser()
+    assert parser.feed(OK + CHUNKED + b"\r\n" + chunk(b"abc")) == b"abc"
+    with pytest.raises(Malformed):
+        parser.feed(byte)
