@@ -245,8 +245,10 @@ class Reply:
         self._declared = len(body)
         head = self._head(status, content_type, headers)
         self._phase = Phase.ENDED
-        await self._write(head + self._framed(body))
-        self._note_first_byte()
+        self._send(head + self._framed(body))
+        self.first_byte_at = self._clock()
+        if self._protocol.writing_paused:
+            await self.drain()
 
     async def refuse(self, refusal: Refusal) -> None:
         """The bad news, as this phase and this route's dialect can still say it; lost on who has left already."""
@@ -407,10 +409,6 @@ class Reply:
             return b""
         self.bytes_sent += len(data)
         return b"%x\r\n%b\r\n" % (len(data), data) if self._frames else data
-
-    def _note_first_byte(self) -> None:
-        if self.first_byte_at is None:
-            self.first_byte_at = self._clock()
 
     async def _write(self, data: bytes) -> None:
         self._send(data)
