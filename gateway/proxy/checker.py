@@ -178,22 +178,6 @@ class Body:
     size: int
     _held: "Checked | _Held | _Sifted | None"
 
-    @property
-    def model(self) -> str | None:
-        return self.facts.model
-
-    @property
-    def stream(self) -> bool:
-        return self.facts.stream
-
-    @property
-    def slots(self) -> int:
-        return self.facts.slots
-
-    @property
-    def choices(self) -> int:
-        return self.facts.choices
-
     def with_model(self, model: str) -> "Body":
         """The same body under another model name: nothing is copied or parsed again."""
         if isinstance(self._held, Checked):

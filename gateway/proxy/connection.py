@@ -171,7 +171,8 @@ class Connection(asyncio.Protocol):
         data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
         self._held.clear()
         self._held_size = 0
-        self.resume()
+        if self._paused:
+            self.resume()
         return data
 
     def flow_to(self, take: Take) -> None:
@@ -230,7 +231,8 @@ class Connection(asyncio.Protocol):
         if self._held:
             self._held.clear()
             self._held_size = 0
-        self.resume()
+        if self._paused:
+            self.resume()
         self.idle_since = self._clock() + seconds
 
     def may_rest(self) -> bool:

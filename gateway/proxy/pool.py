@@ -119,8 +119,8 @@ class Pool:
 
     def give_back(self, connection: Connection, *, streamed: bool) -> None:
         """After an answer: kept if it can be asked again, else closed."""
-        is_unwanted = self._is_closed or (streamed and self._over != "tls") or self._kept >= IDLE_MAX
-        if is_unwanted or not connection.may_rest():
+        is_unwanted = self._is_closed or (streamed and self._over != "tls")
+        if is_unwanted or not connection.may_rest() or self._kept >= IDLE_MAX:
             connection.abort()
             return
         self._forgive(self._loop.time())

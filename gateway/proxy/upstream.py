@@ -396,7 +396,7 @@ class Upstream:
         lost = lost_in(body)
         if lost is not None:
             raise Refused(lost)
-        if _is_cut(head, body):
+        if head.length is None and _is_cut(head, body):
             raise refuse("backend_lost", "The engine ended in the middle of this answer.")
         reply.usage = usage_in(body)
         rest = [(name, value) for name, value in answer_headers(head.headers) if name.lower() != "content-type"]

@@ -241,7 +241,7 @@ class Door:
         call, body = await self._read(request, route, reply)
         try:
             if body is not None:
-                visit.model, visit.bytes_in = body.model or "", visit.bytes_in or body.size
+                visit.model, visit.bytes_in = body.facts.model or "", visit.bytes_in or body.size
             tokens = body.facts.max_tokens if body is not None else 0
             grant = self._gate.grant(key, model=visit.model or self._usual_model(), tokens=tokens)
             extra = reply.extra
@@ -289,7 +289,7 @@ class Door:
     ) -> None:
         """Wait for the turn and carry it; again only while the engine can have seen nothing of it."""
         patience = None if reply.streams else self._patience.of(request.headers)
-        size, slots = (body.size, body.slots) if body is not None else (0, 1)
+        size, slots = (body.size, body.facts.slots) if body is not None else (0, 1)
         limit = ""
         for attempt in range(TRIES):
             verdict = self._conductor.admit(f"{reply.request_id}.{attempt}", size=size, patience=patience, slots=slots)
@@ -345,31 +345,35 @@ class Door:
             return Call("POST", route.path, headers, self._bodies.stream(request), length), None
         self._bodies.check_head(request, json=True)
         body = await self._bodies.read(request, route.path)
-        if lacks := body.facts.lacks:  # every engine would refuse it: none is woken to do so
+        facts = body.facts
+        if lacks := facts.lacks:  # every engine would refuse it: none is woken to do so
             body.close()
             raise refuse("invalid_request", f"`{lacks}` must be there, and be a list.", param=lacks)
         try:
-            self._check_model(body)
+            if self._strict_models:
+                self._check_model(body)
         except Refused:
             body.close()
             raise
-        reply.streams = body.stream and reply.dialect.streams
-        call = Call("POST", route.path, headers, choices=body.choices)
-        call.hides_usage = self._counts_tokens and not body.facts.include_usage
-        call.gathered = kind_for(route.path) if body.facts.gathered else None
+        reply.streams = facts.stream and reply.dialect.streams
+        call = Call("POST", route.path, headers, choices=facts.choices)
+        call.hides_usage = self._counts_tokens and not facts.include_usage
+        call.gathered = kind_for(route.path) if facts.gathered else None
         return call, body
 
     def _check_model(self, body: Body) -> None:
         """With MODEL_CHECK=strict only what is served; as long as nobody knows what that is, everything."""
         served = self._conductor.models
-        if self._strict_models and served and body.model not in served:
+        if served and body.facts.model not in served:
             raise refuse("model_not_found", f"No such model here. Served: {', '.join(served)}.", param="model")
 
     def _fill(self, call: Call, body: Body) -> None:
         """The body under the name that the engine knows, whatever the caller calls its model."""
-        self._check_model(body)
-        name = self._conductor.name_for(body.model)
-        named = body if name is None or name == body.model else body.with_model(name)
+        if self._strict_models:
+            self._check_model(body)
+        model = body.facts.model
+        name = self._conductor.name_for(model)
+        named = body if name is None or name == model else body.with_model(name)
         call.body, call.length, call.on_heard = named.chunks, named.size, body.let_go
 
     # -- holding -------------------------------------------------------------------------------

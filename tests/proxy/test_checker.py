@@ -71,7 +71,7 @@ async def test_a_large_body_is_the_same_as_one_checked_at_once(checker: Checker)
     assert b"".join(body.chunks) == b"".join(at_once.chunks)
     assert max(map(len, body.chunks)) <= PIECE
     assert b"".join(body.chunks) == b"".join(body.chunks), "it can be sent a second time"
-    assert (body.model, body.stream, body.slots) == ("m", True, 2)
+    assert (body.facts.model, body.facts.stream, body.facts.slots) == ("m", True, 2)
     body.close()
 
 
@@ -82,7 +82,7 @@ async def test_a_large_body_takes_another_model_name(checker: Checker, order: li
     renamed = body.with_model("other")
     assert json.loads(b"".join(renamed.chunks)) == document | {"model": "other"}
     assert renamed.size == sum(map(len, renamed.chunks))
-    assert renamed.model == "other"
+    assert renamed.facts.model == "other"
     assert json.loads(b"".join(body.chunks)) == document
     renamed.close()
     with pytest.raises(OSError):
@@ -115,7 +115,7 @@ async def test_a_body_of_long_texts_needs_no_helper_and_is_the_same(checker: Che
     assert max(map(len, body.chunks)) <= PIECE
     renamed, other = body.with_model("another"), whole.with_model("another")
     assert b"".join(renamed.chunks) == b"".join(other.chunks)
-    assert (renamed.size, renamed.model) == (other.size, "another")
+    assert (renamed.size, renamed.facts.model) == (other.size, "another")
     assert "in memory" in repr(body)
     whole.close()
     body.close()
@@ -225,7 +225,7 @@ async def test_a_helper_that_was_killed_is_replaced_and_nobody_notices(checker: 
     (pid,) = helpers()
     os.kill(pid, signal.SIGKILL)
     body = await checker.check(spooled(json.dumps(LARGE).encode()), CHAT)
-    assert body.model == "m"
+    assert body.facts.model == "m"
     await until(lambda: pid not in helpers())
     assert len(helpers()) == 1
 
@@ -270,7 +270,7 @@ async def test_a_caller_who_leaves_ends_the_check_and_gives_back_its_turn() -> N
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert (await second).model == "m"
+    assert (await second).facts.model == "m"
     assert time.monotonic() - began < 2.0
     assert slow.fileno() == -1
     await checker.close()
@@ -287,7 +287,7 @@ async def test_a_caller_who_leaves_while_waiting_for_a_helper_is_gone_from_the_l
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
     assert spools[1].fileno() == spools[2].fileno() == -1
-    assert (await first).model == "m"
+    assert (await first).facts.model == "m"
     assert "0 bodies" in repr(checker)
     await checker.close()
 
