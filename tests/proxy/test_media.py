@@ -6,6 +6,7 @@ Names are answered by a table instead of the system's resolver, so that a test s
 import asyncio
 import base64
 import contextlib
+import gc
 import gzip
 import os
 import socket
@@ -148,6 +149,12 @@ IMAGES = {
     "empty": ("image/png", b""),
     "three.png": ("image/png", PNG[:8] + b"abcd"),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nobody_elses_spools() -> None:
+    """Those that another file's tests have left in a cycle of references are not ours to count."""
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
