@@ -14,8 +14,6 @@ import json
 import os
 import platform
 import random
-import resource
-import signal
 import sys
 import sysconfig
 import time
@@ -27,7 +25,7 @@ from bench.figures import BASE, DIRECT, changes, table
 from bench.goals import OURS, goals_table
 from bench.journal import Journal
 from bench.processes import Busy
-from bench.stand import BenchError, Lost, build, measure
+from bench.stand import BenchError, Lost, build, get_ready, measure
 from bench.subjects import SUBJECTS, Subject, cache_folder
 from bench.work import FORMS, SECTIONS, Form, Work, all_measures, with_growth, works
 from gateway.doctor.pgo import has_pgo
@@ -184,11 +182,8 @@ def main() -> int:
     parser.add_argument("--work", default="", help=", ".join(work.name for work in works(FORMS["full"])))
     parser.add_argument("--resume", action="store_true", help="go on with the run that was interrupted")
     asked = parser.parse_args()
-    # Or what was started would stay behind: `finally` runs for an exception, not for a signal.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    get_ready()
     form = FORMS["quick" if asked.quick else "full"]
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         subjects, absent = choose(form, asked.subjects)
         chosen = choose_works(form, asked.work)

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import random
-import signal
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from bench.compare import machine
 from bench.featured import FEATURES, LIMITS, SOCKET
 from bench.figures import shown
-from bench.stand import BenchError, Lost, Standing, build, standing
+from bench.stand import BenchError, Lost, Standing, build, get_ready, standing
 from bench.subjects import KEY, ROOT, Launch, Place, Subject, cache_folder, wakegate_settings
 from bench.work import WARM, Options
 from gateway.policy.keys import digest_of
@@ -168,7 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a minute: good to a third of what a feature costs")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    get_ready()
     began = time.monotonic()
     try:
         costs = measure(QUICK if asked.quick else FULL)

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import random
-import resource
 import shutil
 import signal
 import statistics
@@ -38,7 +37,7 @@ from bench.page import PAGE, with_figures
 from bench.processes import Busy, Cpu, kernel_time
 from bench.profiled import seen
 from bench.rooms import KERNEL, OURS, ROOMS, Calls, calls_by_room, room_of, shares_by_library, short
-from bench.stand import BenchError, Lost, Standing, build, standing
+from bench.stand import BenchError, Lost, Standing, build, get_ready, standing
 from bench.subjects import PEERS, ROOT, SUBJECTS, Launch, Place, Subject, wakegate_settings
 from bench.work import EVENTS_PER_SECOND, FULL, WARM, Work, works
 from gateway.process import loop_factory
@@ -555,9 +554,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--page", action="store_true", help="write the tables into docs/explanation/performance.md")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    get_ready()
     began, busy = time.monotonic(), Busy.now()
     try:
         text, more = COMMANDS[asked.what](asked.rounds, build())

@@ -4,11 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import selectors
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,6 +36,14 @@ class Lost(Exception):
 
 class BenchError(Exception):
     """The benchmark itself cannot go on."""
+
+
+def get_ready() -> None:
+    """What each of the commands needs of its own process: to end what it started, and files for all its streams."""
+    # Or what was started would stay behind: `finally` runs for an exception, not for a signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 # --- Programs ---------------------------------------------------------------------------------------------------------

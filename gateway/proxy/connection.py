@@ -171,8 +171,7 @@ class Connection(asyncio.Protocol):
         data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
         self._held.clear()
         self._held_size = 0
-        if self._paused:
-            self.resume()
+        self.resume()
         return data
 
     def flow_to(self, take: Take) -> None:
@@ -231,8 +230,7 @@ class Connection(asyncio.Protocol):
         if self._held:
             self._held.clear()
             self._held_size = 0
-        if self._paused:
-            self.resume()
+        self.resume()
         self.idle_since = self._clock() + seconds
 
     def may_rest(self) -> bool:

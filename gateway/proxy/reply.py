@@ -56,8 +56,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" fo
 
 
 def _status_line(status: int) -> str:
-    """Of a status that nobody has heard of."""
-    return f"HTTP/1.1 {status} Unknown\r\n"
+    return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
 
 
 def head_bytes(status: int, headers: Collection[tuple[str, str]]) -> bytes:
@@ -67,7 +66,7 @@ def head_bytes(status: int, headers: Collection[tuple[str, str]]) -> bytes:
     if not (text.count("\r") == text.count("\n") == len(lines)) or "\0" in text:
         # A header that would end the head early is not worth its value.
         text = "".join(f"{name}: {value}\r\n" for name, value in headers if not _ENDS_A_LINE.search(f"{name}{value}"))
-    return f"{_STATUS_LINES.get(status) or _status_line(status)}{text}\r\n".encode("utf-8", "replace")
+    return f"{_status_line(status)}{text}\r\n".encode("utf-8", "replace")
 
 
 class Answer:
@@ -242,8 +241,7 @@ class Reply:
         content_type: str = "application/json",
     ) -> None:
         """A complete answer: head and body in one write."""
-        if self._phase is not Phase.OPEN:
-            self._expect(Phase.OPEN)
+        self._expect(Phase.OPEN)
         self._declared = len(body)
         head = self._head(status, content_type, headers)
         self._phase = Phase.ENDED

@@ -305,7 +305,7 @@ class Upstream:
             body = stream.answer()
         finally:
             stream.settle()
-        headers = [(name, value) for name, value in answer_headers(head.headers) if name.lower() != "content-type"]
+        headers = _all_but_its_type(head)
         await reply.answer(head.status, body, headers)
 
     async def _keep_time(
@@ -396,10 +396,10 @@ class Upstream:
         lost = lost_in(body)
         if lost is not None:
             raise Refused(lost)
-        if head.length is None and _is_cut(head, body):
+        if _is_cut(head, body):
             raise refuse("backend_lost", "The engine ended in the middle of this answer.")
         reply.usage = usage_in(body)
-        rest = [(name, value) for name, value in answer_headers(head.headers) if name.lower() != "content-type"]
+        rest = _all_but_its_type(head)
         content_type = head.get("content-type") or "application/octet-stream"
         await reply.answer(head.status, body, rest, content_type=content_type)
 
@@ -412,7 +412,7 @@ class Upstream:
         said = connection.release()[:ERROR_BODY_MAX] if _is_plain(head) else b""
         answer = error_from_engine(head.status, head.get("content-type") or "", said)
         if reply.is_open:
-            headers = [(n, v) for n, v in answer_headers(head.headers) if n.lower() != "content-type"]
+            headers = _all_but_its_type(head)
             await reply.answer(answer.status, answer.body, headers)
         else:
             raise Refused(answer.refusal)
@@ -468,6 +468,11 @@ async def _put_down(task: asyncio.Future[None]) -> None:
     if not task.done():
         task.cancel()
         await asyncio.wait({task})
+
+
+def _all_but_its_type(head: Head) -> list[tuple[str, str]]:
+    """What passes of an engine's headers where the Reply is told of the type apart."""
+    return [(name, value) for name, value in answer_headers(head.headers) if name.lower() != "content-type"]
 
 
 def _media_type(head: Head) -> str:

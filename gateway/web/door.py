@@ -350,8 +350,7 @@ class Door:
             body.close()
             raise refuse("invalid_request", f"`{lacks}` must be there, and be a list.", param=lacks)
         try:
-            if self._strict_models:
-                self._check_model(body)
+            self._check_model(body)
         except Refused:
             body.close()
             raise
@@ -364,13 +363,12 @@ class Door:
     def _check_model(self, body: Body) -> None:
         """With MODEL_CHECK=strict only what is served; as long as nobody knows what that is, everything."""
         served = self._conductor.models
-        if served and body.facts.model not in served:
+        if self._strict_models and served and body.facts.model not in served:
             raise refuse("model_not_found", f"No such model here. Served: {', '.join(served)}.", param="model")
 
     def _fill(self, call: Call, body: Body) -> None:
         """The body under the name that the engine knows, whatever the caller calls its model."""
-        if self._strict_models:
-            self._check_model(body)
+        self._check_model(body)
         model = body.facts.model
         name = self._conductor.name_for(model)
         named = body if name is None or name == model else body.with_model(name)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,7 @@ class Callers:
     front: Front
     stream: bool
     asked: int = 0
-    lost: list[str] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        self.lost = []
+    lost: list[str] = field(default_factory=list)
 
     async def ask(self, callers: int, requests: int, *, pause: Callable[[], float] = lambda: 0.0) -> None:
         """So many callers at once, and so many requests of all of them together."""
