@@ -280,7 +280,7 @@ need() { # WHAT-FOR PACKAGE…: installs them as root, or says what to type
 
 # --- Python -----------------------------------------------------------------------------------------------------------------
 
-# One line per usable Python: how good it is, and where. PGO makes requests 15 % cheaper; the doctor and this go by the
+# One line per usable Python: how good it is, and where. PGO makes requests cheaper; the doctor and this go by the
 # same file. One that does not say comes between those that have it and those that do not.
 probe_python='
 import sys

@@ -540,7 +540,7 @@ CATALOGUE: dict[str, Kind] = {
     "python-without-pgo": _kind(
         "runtime", NOTE,
         what="This Python was built without profile-guided optimization.",
-        why="Each request costs about 15 % more CPU. Debian's, uv's and the python: images' have it.",
+        why="Each request costs more CPU than it needs to. Debian's, uv's and the python: images' have it.",
         cure="uv python install 3.13",
     ),
     "uvloop-missing": _kind(

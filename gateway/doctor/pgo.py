@@ -1,6 +1,6 @@
 """Whether a Python was built with profile-guided optimization, by what it says of its build. Pure.
 
-Requests cost 13 to 16 % more CPU without. The doctor asks for the Python that it runs on, and scripts/setup.sh for each
+Requests cost more CPU without it. The doctor asks for the Python that it runs on, and scripts/setup.sh for each
 that it finds, before anything is installed: nothing is imported here that such a Python may lack.
 """
 
