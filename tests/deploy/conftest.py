@@ -58,7 +58,7 @@ class Night:
         """Its last value: on a busy machine one scrape may come too late and be missing."""
         return f"last_over_time({self.of(metric, **labels)}[1m])"
 
-    def chat(self, text: str = "Hello") -> int:
+    def chat(self, text: str = "Think a moment") -> int:
         body = {"model": "quick", "messages": [{"role": "user", "content": text}]}
         return self.worker.post(ROUTE, body)[0]
 

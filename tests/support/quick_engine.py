@@ -3,7 +3,7 @@
     python -I -S quick_engine.py SOCKET
 
 `fail` in the prompt: 500; `slow`: a stream that goes on until its caller leaves; else one answer, with `usage`,
-streamed where it is asked for.
+streamed where it is asked for; with `a moment` in the prompt not at once, so that there is a speed to speak of.
 """
 
 import asyncio
@@ -22,6 +22,8 @@ WHOLE = json.dumps(
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
 LAST = {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 EVENT = b"data: " + json.dumps(CHUNK).encode() + b"\n\n"
+A_MOMENT = 0.02
+"""Seconds: far more than the millisecond below which no speed is counted."""
 STREAM = EVENT * 2 + b"data: " + json.dumps(LAST | {"usage": USAGE}).encode() + b"\n\ndata: [DONE]\n\n"
 HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: "
 JSON = HEAD + b"application/json\r\nContent-Length: %d\r\n\r\n"
@@ -57,6 +59,8 @@ class Connection(asyncio.Protocol):
             self.transport.write(SSE + b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
         elif b'"stream":true' in body.replace(b" ", b""):
             self.end(SSE + b"%x\r\n%b\r\n0\r\n\r\n" % (len(STREAM), STREAM))
+        elif b"a moment" in body:
+            asyncio.get_running_loop().call_later(A_MOMENT, self.end, whole(WHOLE))
         else:
             self.end(whole(WHOLE))
 
