@@ -11,7 +11,7 @@ for one, and nobody told of it: bench/admission.py says what that costs.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from gateway.errors import Refusal, Refused, refuse
 from gateway.policy.admission import Admission, Admitted, Full
 from gateway.policy.admission import Limits as AdmissionLimits
+from gateway.policy.estimate import Forecast, Past, Progress, usual_seconds
 from gateway.policy.lifecycle.effects import (
     CutRunning,
     Effect,
@@ -89,6 +90,9 @@ class Snapshot:
     since: float
     """Loop time at which the state began."""
     loading: Loading | None
+    """What was said last of the phase that a start is in."""
+    progress: Progress | None
+    """How far that start is as a whole; None while none is under way."""
     in_flight: int
     waiting: int
     starts: int
@@ -220,10 +224,11 @@ class Conductor:
         limits: Limits,
         limits_for: Callable[[int], AdmissionLimits] | None = None,
         journal: Journal | None = None,
+        pasts: Callable[[str], Sequence[Past]] = lambda kind: (),
         on_change: Callable[["Conductor"], None] = lambda conductor: None,
     ) -> None:
         """`on_change` hears of another state, and of what a start says of its loading. Not of each request: whoever
-        wants counts reads them when asked."""
+        wants counts reads them when asked. `pasts`: earlier ones ("start" or "wake"), to judge the next one by."""
         self.name = name
         self.provider = provider
         self.models: tuple[str, ...] = ()
@@ -237,12 +242,15 @@ class Conductor:
         self._limits_for = limits_for
         """The line's limits for what the upstream says it works on at once; None: what was configured stays."""
         self._journal: Journal = journal or NoJournal()
+        self._pasts = pasts
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[str, Ticket] = {}
         self._run = Run(0)
         """The last one that was ordered; before the first, one of which there never was anything."""
         self._loading: Loading | None = None
+        self._forecast: Forecast | None = None
+        """Of the start or the wake that is under way."""
         self._detail = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: deque[Event] = deque()
@@ -316,6 +324,7 @@ class Conductor:
             state=lifecycle.state,
             since=lifecycle.since,
             loading=self._loading if lifecycle.state is State.STARTING else None,
+            progress=self._progress(),
             in_flight=self._admission.running,
             waiting=self._admission.waiting,
             starts=lifecycle.run,
@@ -327,6 +336,21 @@ class Conductor:
             detail=self._detail,
             instance=self._run.instance,
         )
+
+    def _progress(self) -> Progress | None:
+        if self._forecast is None or self._lifecycle.state is not State.STARTING:
+            return None
+        return self._forecast.at(self._loop.time())
+
+    def expected_wait(self) -> float | None:
+        """Seconds until it will probably serve: 0 when it does, what a start usually takes while there is none under
+        way. None: nobody knows."""
+        if self._lifecycle.state is State.READY:
+            return 0.0
+        progress = self._progress()
+        if progress is not None:
+            return progress.seconds_left
+        return usual_seconds(self._pasts("wake" if self._lifecycle.state is State.ASLEEP else "start"))
 
     async def drain(self) -> None:
         """End it in good order: running answers first, then the instance."""
@@ -378,7 +402,7 @@ class Conductor:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case StartInstance(number):
-                self._loading = None
+                self._expect("start")
                 self._run = run = Run(number)
                 run.start = self._spawn(self._start(run))
             case StopInstance():
@@ -386,7 +410,7 @@ class Conductor:
             case RestInstance():
                 self._order(self._run, self.provider.rest)
             case WakeInstance():
-                self._loading = None
+                self._expect("wake")
                 self._order(self._run, self.provider.wake)
             case ReleaseWaiting():
                 self._grant(self._admission.open(now=self._loop.time()))
@@ -398,6 +422,10 @@ class Conductor:
                     ticket.cut(cut.refusal)
             case EndDrain():
                 self._drained.set()
+
+    def _expect(self, kind: str) -> None:
+        self._loading = None
+        self._forecast = Forecast(self._loop.time(), self._pasts(kind))
 
     def _grant(self, requests: list[str]) -> None:
         for request in requests:
@@ -479,6 +507,7 @@ class Conductor:
             case Loading():
                 if news != self._loading:
                     self._loading = news
+                    self._foresee(news)
                     self._tell(StartProgressed(run.number))
             case Ready(models, concurrency):
                 if models:
@@ -492,13 +521,24 @@ class Conductor:
                 run.instance = None
                 self._fell(run, InstanceLost(run.number, reason, lasting), detail)
 
+    def _foresee(self, news: Loading) -> None:
+        if self._forecast is not None:
+            self._forecast.hear(
+                news.phase,
+                now=self._loop.time(),
+                ratio=news.ratio,
+                detail=news.detail,
+                done=news.done,
+                total=news.total,
+            )
+
     def _learn_names(self, models: tuple[str, ...]) -> None:
         self._names = {public_name(name): name for name in models}
         self.models = tuple(self._names)
 
     def _fell(self, run: Run, fact: InstanceLost | InstanceBroken, detail: str = "") -> None:
         if run is self._run:
-            self._detail = detail
+            self._detail, self._forecast = detail, None
             self._tell(fact)
 
     async def _stop(self, run: Run) -> None:

@@ -15,6 +15,7 @@ IDLE = Snapshot(
     state=State.STOPPED,
     since=0.0,
     loading=None,
+    progress=None,
     in_flight=0,
     waiting=0,
     starts=0,

@@ -47,13 +47,19 @@ class Intent:
 class Loading:
     """Not there yet. Each one that differs from the last counts as progress.
 
-    `phase` is a closed word (checking, downloading, booting, loading, warming, unreachable); `ratio` 0..1 of this
-    phase where it is truly known, else None; `detail` is short and fit for a caller to read ("12.1/28.0 GiB").
+    `phase` is a closed word: queued, booting, checking, downloading, loading, filling, compiling, warming, waking,
+    unreachable. `ratio` is 0..1 of this phase where it is truly known, else None; `detail` is short and fit for a
+    caller to read.
     """
 
     phase: str
     ratio: float | None = None
     detail: str = ""
+    done: int | None = None
+    total: int | None = None
+    """Bytes of bytes, where this phase has some; `ratio` and `detail` may be left to them."""
+    file: str = ""
+    """Which file it is at. For the console and the log: a caller need not know it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ SERVING = Snapshot(
     state=State.READY,
     since=0.0,
     loading=None,
+    progress=None,
     in_flight=2,
     waiting=3,
     starts=4,
