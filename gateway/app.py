@@ -6,16 +6,16 @@ the process around it.
 """
 
 import asyncio
-import errno
 import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from aiohttp import web
 
 from gateway import assembly
-from gateway.assembly import Boot, CannotStart
+from gateway.assembly import Ahead, Boot, CannotStart, Ports
 from gateway.conductor import Conductor, Snapshot
 from gateway.conductor import Limits as ConductorLimits
 from gateway.config import Settings
@@ -42,13 +42,15 @@ from gateway.records.status import Status, StatusFile
 from gateway.surroundings import Surroundings
 from gateway.telling import Telling
 from gateway.web.cors import Cors
-from gateway.web.door import Door, Patience, Visit
+from gateway.web.door import Door, Visit
 from gateway.web.gate import Gate
 from gateway.web.pages import Pages
+from gateway.web.patience import Patience
 from gateway.web.peers import Peers
+from gateway.web.ports import BACKLOG
 from gateway.web.routes import INFERENCE, Routes
 from gateway.web.scrape import Scrape, SideDoor
-from gateway.web.tls import Certificate, CertificateError, Reload, TlsSite
+from gateway.web.tls import Reload, TlsSite
 from gateway.web.wire import Server
 from health.status import Status as HealthStatus
 from health.status import ping_code
@@ -79,8 +81,9 @@ class Gateway:
         boot: Boot,
         logs: Logs | None = None,
         redact: Redactor | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
-        """Raises CannotStart. Without logs of the caller's there are none."""
+        """Raises CannotStart. Without logs of the caller's there are none. `ahead`: what has been begun already."""
         self.settings = settings
         self._around = around
         self._boot = boot
@@ -92,8 +95,10 @@ class Gateway:
         self._side: Server | None = None
         self._runners: list[web.ServerRunner] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._make_records(logs, redact or Redactor(settings.secrets()))
-        self.provider = assembly.make_provider(settings, boot)
+        ahead = ahead or assembly.make_ahead(settings, around, boot)
+        self._ports: Ports | None = ahead.ports
+        self.provider = ahead.provider
+        self._make_records(ahead, logs, redact or Redactor(settings.secrets()))
         self._telling = Telling(
             metrics=self.metrics,
             boot_log=self.boot_log,
@@ -110,8 +115,9 @@ class Gateway:
         self._upstreams = Upstreams(lambda endpoint: Upstream(endpoint, self._upstream_limits()))
         self._gate = self._make_gate()
         self._scrape = Scrape(self.conductor, self._upstreams, self.metrics)
+        self._door = self._make_door()
         self.server = Server(
-            self._make_door(),
+            self._door,
             max_connections=settings.max_connections,
             on_reject=lambda refusal: self.metrics.rejected(refusal.code),
         )
@@ -120,7 +126,7 @@ class Gateway:
 
     # -- building ------------------------------------------------------------------------------
 
-    def _make_records(self, logs: Logs | None, redact: Redactor) -> None:
+    def _make_records(self, ahead: Ahead, logs: Logs | None, redact: Redactor) -> None:
         """What writes down, and what it must know before anything happens: who may, and which secrets there are."""
         settings, boot = self.settings, self._boot
         self._status = StatusFile(boot.run_folder, boot.nonce)
@@ -136,9 +142,14 @@ class Gateway:
             key_names=settings.metrics_key_names,
             routes=[route.path for route in INFERENCE],
         )
-        self.access = assembly.make_access(settings, self._around, on_reload=self._keys_reloaded)
+        self.access = ahead.access
+        self.access.keyring.on_reload = self._keys_reloaded
         redact.learn(self.access.secrets)
-        self.certificate = self._make_certificate()
+        self.certificate = ahead.certificate
+        if self.certificate is not None:
+            self.certificate.on_reload = self._certificate_reloaded
+            if warning := self.certificate.warning(time.time()):
+                say(f"warning: {warning}", "warning")
         self.logs = logs or assembly.make_logs(settings, boot, redact)
         self.boot_log = BootLog(settings.data_dir / "logs" / "_boot", boot.stamp, redact=redact)
 
@@ -159,7 +170,7 @@ class Gateway:
         slots = s.max_concurrent_requests or profile.concurrency or ENGINE_SLOTS_UNKNOWN
         admission = Admission(self._line_limits(slots))
         return Conductor(
-            "default",
+            assembly.UPSTREAM,
             self.provider,
             lifecycle,
             admission,
@@ -187,18 +198,6 @@ class Gateway:
             heartbeat=s.heartbeat_interval,
             size=s.max_response_size,
         )
-
-    def _make_certificate(self) -> Certificate | None:
-        if self.settings.tls_cert is None:
-            return None
-        certificate = Certificate(self.settings.tls_cert, self.settings.tls_key, on_reload=self._certificate_reloaded)
-        try:
-            certificate.load()
-        except CertificateError as error:
-            raise CannotStart(str(error)) from error
-        if warning := certificate.warning(time.time()):
-            say(f"warning: {warning}", "warning")
-        return certificate
 
     def _make_gate(self) -> Gate:
         s = self.settings
@@ -229,11 +228,14 @@ class Gateway:
                 heartbeat=s.heartbeat_interval,
                 hold_max=s.hold_max,
                 behind_edge=self._around.behind_edge,
+                rejects=s.cold_start == "reject",
             ),
             strict_models=s.model_check == "strict",
             write_timeout=s.write_timeout,
             max_seconds=s.max_request_seconds,
             counts_tokens=s.count_tokens,
+            cancels=s.cancel_on_disconnect,
+            shows_loading=s.loading_text == "reasoning",
             on_end=self._ended,
             is_short_of_memory=self._is_short_of_memory,
         )
@@ -241,15 +243,16 @@ class Gateway:
     # -- from listening to closed --------------------------------------------------------------
 
     async def listen(self) -> None:
-        """Open the ports. Raises CannotStart when one is taken."""
+        """Answer at the ports, which are opened unless they are open. Raises CannotStart when one is taken."""
         s = self.settings
+        ports = self._ports = self._ports or assembly.open_ports(s)
         self.boot_log.begin(boot_facts(s, self._around, assembly.model_text(s, self._boot) or "none named"))
         try:
-            await self._open("PORT", self.server, s.port)
+            await self._answer(self.server, ports.main, s.port)
             if s.metrics_port is not None:
                 door = SideDoor(self._scrape, self._gate, self.metrics.rejected)
                 self._side = Server(door, max_connections=64)
-                await self._open("METRICS_PORT", self._side, s.metrics_port)
+                await self._answer(self._side, ports.metrics, s.metrics_port)
         except CannotStart:
             await self.close()
             raise
@@ -272,20 +275,17 @@ class Gateway:
             console.show_once(f"[gateway] The first API key, shown here and now only: {self.access.made}")
         self.boot_log.look_for_gpus()
 
-    async def _open(self, setting: str, server: Server, port: int) -> None:
-        """Listen on one port; METRICS_PORT never speaks TLS, as Prometheus beside it needs none."""
-        host = self.settings.host
+    async def _answer(self, server: Server, sockets: Sequence[socket.socket], port: int) -> None:
+        """Accept at one port; METRICS_PORT never speaks TLS, as Prometheus beside it needs none."""
         runner = runner_of(server)
         self._runners.append(runner)
         await runner.setup()
-        try:
-            if self.certificate is not None and server is self.server:
-                most = self.settings.max_connections
-                await TlsSite(runner, server, host, port, self.certificate.context, most=most).start()
-            else:
-                await web.TCPSite(runner, host, port, backlog=1024).start()
-        except OSError as error:
-            raise CannotStart(listen_problem(host, port, error, setting)) from error
+        if self.certificate is not None and server is self.server:
+            host, context, most = self.settings.host, self.certificate.context, self.settings.max_connections
+            await TlsSite(runner, server, host, port, context, most=most, sockets=sockets).start()
+            return
+        for opened in sockets:
+            await web.SockSite(runner, opened, backlog=BACKLOG).start()
 
     def begin(self) -> None:
         """The port listens; now what answers behind it."""
@@ -320,6 +320,9 @@ class Gateway:
                 await server.close()
         for runner in self._runners:
             await runner.cleanup()
+        if self._ports is not None:
+            self._ports.close()
+        self._door.close()
         self._upstreams.close()
         await self.conductor.close()
         await self._bodies.close()
@@ -343,6 +346,7 @@ class Gateway:
             self._pulse.beat(now)
             self._memory = resident_memory()
             self._onlookers.beat(now)
+            self._door.beat(now)
             self.quotas.beat(now, time.time())
             self.boot_log.try_again()
             self._write_status(always=True)
@@ -497,11 +501,3 @@ def health_mode(asked: str, platform_name: str, slowest: float | None, model_siz
 
 def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def listen_problem(host: str, port: int, error: OSError, setting: str = "PORT") -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"{setting}: {port} is taken by another program; stop that one, or set {setting} to a free one."
-    if error.errno == errno.EACCES:
-        return f"{setting}: {port} may not be opened by this user; set {setting} to one above 1023."
-    return f"HOST: cannot listen on {host}:{port} ({error.strerror or error}); set HOST to an address of this machine."

@@ -113,13 +113,20 @@ class Ticket:
     """One request's place: in line, then in flight. Give it back with `with ticket:`, in every phase. Where the gateway
     ended it, that raises Refused, which says why, instead of CancelledError: the caller has not left, and is told."""
 
-    __slots__ = ("_conductor", "_task", "_turn", "active", "cut_short", "id", "instance")
+    __slots__ = ("_conductor", "_goes_on", "_task", "_turn", "active", "cut_short", "id", "instance", "since")
 
     def __init__(
-        self, conductor: "Conductor", request: str, instance: Instance | None, turn: "asyncio.Future[Instance] | None"
+        self,
+        conductor: "Conductor",
+        request: str,
+        instance: Instance | None,
+        turn: "asyncio.Future[Instance] | None",
+        since: float,
     ) -> None:
         self.id = request
         self.instance = instance
+        self.since = since
+        """Loop time at which it came first."""
         self.active = True
         """Whether its end counts as activity; the engine's own 4xx does not."""
         self.cut_short: Refusal | None = None
@@ -128,6 +135,7 @@ class Ticket:
         self._turn = turn
         """None: it was granted at once."""
         self._task: asyncio.Task[Any] | None = None
+        self._goes_on = False
 
     def __repr__(self) -> str:
         turned_away = self._turn is not None and self._turn.done()
@@ -162,13 +170,20 @@ class Ticket:
             self.cut_short = refusal
             self._task.cancel()
 
+    def goes_on_without_its_caller(self, work: "asyncio.Task[None]") -> None:
+        """The engine works on it to the end, though nobody listens: it is given back when `work` is done."""
+        self._goes_on = True
+        self._task = work
+        work.add_done_callback(lambda _: self._conductor.give_back(self))
+
     def __enter__(self) -> "Ticket":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._conductor.give_back(self)
+        if not self._goes_on:
+            self._conductor.give_back(self)
         if self.cut_short is not None and self._task is not None and isinstance(error, asyncio.CancelledError):
             self._task.uncancel()
             raise Refused(self.cut_short) from None
@@ -266,21 +281,25 @@ class Conductor:
 
     # -- what callers of the conductor may ask -------------------------------------------------
 
-    def admit(self, request: str, *, size: int, patience: float | None = None, slots: int = 1) -> Ticket | Refusal:
+    def admit(
+        self, request: str, *, size: int, patience: float | None = None, slots: int = 1, since: float | None = None
+    ) -> Ticket | Refusal:
         """The verdict on one authenticated, checked request, at once. `size` is the bytes that are held for it.
 
         `patience`: seconds it can wait in all, None when it can wait as long as it takes (a stream). `slots`: answers
-        that it asks for at once.
+        that it asks for at once. `since`: when it came first, if it was told to come back and did.
         """
         now = self._loop.time()
         refusal = self._lifecycle.refusal(now)
         if refusal is not None:
             return refuse(refusal.code, refusal.reason, retry_after=refusal.retry_after).refusal
-        verdict = self._admission.offer(request, size_bytes=size, patience=patience, now=now, slots=slots)
+        verdict = self._admission.offer(request, size_bytes=size, patience=patience, now=now, slots=slots, since=since)
         if isinstance(verdict, Full):
-            return refuse("queue_full", verdict.reason, retry_after=verdict.retry_after).refusal
+            wait = verdict.retry_after if self._lifecycle.state in SERVING else self.expected_wait()
+            return refuse("queue_full", verdict.reason, retry_after=wait or verdict.retry_after).refusal
         instance = self._run.instance if isinstance(verdict, Admitted) else None
-        ticket = Ticket(self, request, instance, self._loop.create_future() if instance is None else None)
+        turn = self._loop.create_future() if instance is None else None
+        ticket = Ticket(self, request, instance, turn, now if since is None else since)
         self._tickets[request] = ticket
         self._tell(RequestArrived(request))
         return ticket

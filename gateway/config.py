@@ -83,6 +83,8 @@ EngineName = Annotated[
 ]
 LogFormat = Annotated[Literal["text", "json"], kinds.one_of("text", "json")]
 LogTo = Annotated[Literal["both", "console", "files"], kinds.one_of("both", "console", "files")]
+ColdStart = Annotated[Literal["hold", "reject"], kinds.one_of("hold", "reject")]
+LoadingText = Annotated[Literal["off", "reasoning"], kinds.one_of("off", "reasoning")]
 ModelCheck = Annotated[Literal["any", "strict"], kinds.one_of("any", "strict")]
 
 
@@ -237,6 +239,11 @@ class Settings(BaseModel):
         unset="`25s`; `8s` in a container whose platform does not say how long it waits",
     )
 
+    cold_start: ColdStart = _waiting(
+        "hold",
+        "What happens to a request that comes while nothing serves: *hold* it until the start succeeds or fails, or "
+        "*reject* it at once, with `Retry-After`, while the start goes on.",
+    )
     hold_grace: Wait = _waiting(
         10.0, "How long a streaming caller waits for a plain status before the stream is opened and held by comments."
     )
@@ -246,6 +253,11 @@ class Settings(BaseModel):
         unset="`auto`: 85 s behind a known edge, else what the caller can wait, at most 280 s",
     )
     heartbeat_interval: Seconds = _waiting(15.0, "A held stream hears a comment at least this often.")
+    loading_text: LoadingText = _waiting(
+        "off",
+        "Whether held chat streams also carry how far the start is where chat pages show it: *reasoning* says it as "
+        "`reasoning_content`.",
+    )
 
     max_concurrent_requests: MaybeCount = _admission(
         None,
@@ -275,6 +287,11 @@ class Settings(BaseModel):
     )
     max_response_size: Annotated[int | None, kinds.SIZE_OR_OFF] = _limits(
         None, "The largest answer of the engine that is not a stream."
+    )
+    cancel_on_disconnect: Switch = _limits(
+        True,
+        "Whether the engine is told when a caller leaves. `false` spares engines that misbehave then: they finish, and "
+        "their slot is taken until they have.",
     )
     media_hosts: Annotated[tuple[str, ...], kinds.MEDIA_HOSTS] = _limits(
         (), "Hosts that `https:` media in a request may come from; `data:` always passes."

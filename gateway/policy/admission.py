@@ -3,7 +3,8 @@
 One line, first come first served, in front of a number of slots. The line moves only while the upstream serves
 (`open`); before that everybody waits, and QUEUE_TIMEOUT does not count: waiting for a start has limits of its own.
 
-Each call costs the same however long the line is, except for the list of those it moves. Durations are seconds.
+Each call costs the same however long the line is, except for the list of those it moves, and for a caller who comes
+back to a place of its own. Durations are seconds.
 """
 
 from collections import OrderedDict
@@ -109,23 +110,47 @@ class Admission:
         """Of those who wait."""
         return self._bytes
 
-    def offer(self, request: str, *, size_bytes: int, patience: float | None, now: float, slots: int = 1) -> Verdict:
+    def offer(
+        self,
+        request: str,
+        *,
+        size_bytes: int,
+        patience: float | None,
+        now: float,
+        slots: int = 1,
+        since: float | None = None,
+    ) -> Verdict:
         """One request asks to be let in. `patience`: seconds it can wait at most, None when as long as it takes.
 
         `slots`: how many answers it asks for at once (`n`); one that asks for more than there are gets all of them,
-        alone. Nobody overtakes the first in line, however much it needs. Raises ValueError for an id that is in line
-        or running: ids are for one request.
+        alone. Nobody overtakes the first in line, however much it needs. `since`: when it first came, for one that was
+        told to come back: it stands before all who came later, and a full line does not send it away. Raises ValueError
+        for an id that is in line or running: ids are for one request.
         """
         if request in self._running or request in self._line:
             raise ValueError(f"request {request} is here already: {self!r}")
         if not self._line and self._let_in(request, slots, now):
             return _ADMITTED
-        full = self._why_full(size_bytes, patience)
+        full = self._why_full(size_bytes, patience, has_place=since is not None)
         if full is not None:
             return full
-        self._line[request] = _Place(size_bytes, now, slots)
+        if since is None:
+            self._line[request] = _Place(size_bytes, now, slots)
+        elif not self._stand_where_it_stood(request, _Place(size_bytes, since, slots), now):
+            return _ADMITTED
         self._bytes += size_bytes
         return Queued(len(self._line))
+
+    def _stand_where_it_stood(self, request: str, place: _Place, now: float) -> bool:
+        """Whether it stands in line now; False: it would be the first, and there are slots. Walks through the line,
+        which only a cold start makes long."""
+        later = [other for other, stands in self._line.items() if stands.since > place.since]
+        if len(later) == len(self._line) and self._let_in(request, place.slots, now):
+            return False
+        self._line[request] = place
+        for other in later:
+            self._line.move_to_end(other)
+        return True
 
     def release(self, request: str, now: float, *, served: bool = True) -> list[str]:
         """It is over, or it left: slot or place are free. Returns who has a slot now in its stead.
@@ -209,14 +234,16 @@ class Admission:
         self._taken += taken
         return True
 
-    def _why_full(self, size_bytes: int, patience: float | None) -> Full | None:
+    def _why_full(self, size_bytes: int, patience: float | None, *, has_place: bool) -> Full | None:
         limits = self._limits
         wait = self.estimated_wait(len(self._line) + 1)
         retry_after = RETRY_UNKNOWN if wait is None else min(max(wait, 1.0), float(RETRY_AFTER_MAX))
-        if len(self._line) >= limits.max_queue_size:
+        if len(self._line) >= limits.max_queue_size and not has_place:
             return Full(f"{len(self._line)} requests wait already; come back later.", retry_after)
         if self._bytes + size_bytes > limits.max_queue_bytes:
             return Full("The requests that wait already hold as much memory as they may; come back later.", retry_after)
+        if has_place:
+            return None
         longest = limits.queue_timeout if patience is None else min(patience, limits.queue_timeout)
         if wait is not None and wait > longest:
             return Full(f"The wait would be about {wait:.0f} s, longer than this request can wait.", retry_after)

@@ -26,6 +26,7 @@ from aiohttp.http import HttpVersion11
 
 from gateway.errors import Refusal, to_json
 from gateway.proxy.dialects import Dialect
+from gateway.proxy.loading_text import LoadingText
 from gateway.proxy.usage import Usage
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
@@ -157,7 +158,9 @@ class Reply:
         "extra",
         "first_byte_at",
         "first_token_at",
+        "goes_on",
         "keep_alive",
+        "loading_text",
         "longest_gap",
         "next_sequence",
         "refused",
@@ -193,6 +196,10 @@ class Reply:
         """Seconds between two reads of a stream."""
         self.events = 0
         """Of the engine's, passed on: about as many as tokens, where it does not count them itself."""
+        self.goes_on = False
+        """Whether the engine's answer goes on after its caller left, to nobody (CANCEL_ON_DISCONNECT=false)."""
+        self.loading_text: LoadingText | None = None
+        """Shown while it is held, where chat pages show such a thing (LOADING_TEXT); None: comments say it."""
         self.refused: Refusal | None = None
         self.next_sequence = 0
         """The number of an event of our own after what was passed on (`/v1/responses` counts its events)."""
@@ -270,14 +277,21 @@ class Reply:
         else:
             self.cut()
 
+    def show_loading(self, model: str) -> None:
+        """From here on what keeps it company is also shown, as chunks of the model that the caller named."""
+        self.loading_text = LoadingText(f"chatcmpl-{self.request_id}", model=model, created=int(time.time()))
+
     async def heartbeat(self, text: str) -> None:
-        """A comment that keeps a waiting stream alive. Commits an open one; says nothing to who asked for no stream."""
+        """What keeps a waiting stream alive: a comment, or what chat pages show when it has changed. Commits an open
+        stream; says nothing to who asked for none."""
         if self._phase is Phase.OPEN and self.streams:
             self._unsent = self._stream_head(200, ())
             self._phase = Phase.COMMITTED
         elif not self._is_event_stream or self._phase is Phase.ENDED:
             return
-        await self._write(self._framed(self.dialect.heartbeat(text)))
+        shown = self.loading_text
+        event = shown.event(text) if shown is not None and self._phase is Phase.COMMITTED else None
+        await self._write(self._framed(event or self.dialect.heartbeat(text)))
 
     def begin_now(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None) -> None:
         """The engine's head, kept until there are bytes to go with it, or until `flush`. `length` is its
@@ -292,6 +306,8 @@ class Reply:
             self._unsent = self._stream_head(status, rest, content_type)
         else:
             self._expect(Phase.COMMITTED)
+            if self.loading_text is not None and self.loading_text.has_begun:
+                self._unsent += self._framed(self.loading_text.ready())
         self._phase = Phase.PIPING
 
     def pass_now(self, data: bytes, framed: bytes | None = None) -> bool:
@@ -310,7 +326,7 @@ class Reply:
             else:
                 self.bytes_sent += len(data)
             self._send(framed)
-        return not self._protocol.writing_paused
+        return not self._protocol.writing_paused or (self.goes_on and self._is_left)
 
     async def flush(self) -> None:
         """See to it that the head is out, and that what was said is on its way."""
@@ -322,6 +338,13 @@ class Reply:
     async def drain(self) -> None:
         """Until the caller has read enough for more. Raises CallerLeft; ReadsNothing, which a slow one is not: there is
         room again only when a good part of the kernel's buffer was read, megabytes that may take it minutes."""
+        try:
+            await self._drain()
+        except CallerLeft:
+            if not self.goes_on:
+                raise
+
+    async def _drain(self) -> None:
         loop, step = asyncio.get_running_loop(), self._write_timeout / LOOKS
         untaken, in_vain = _untaken(self._transport), 0
         next_look: asyncio.TimerHandle
@@ -343,7 +366,10 @@ class Reply:
                 finally:
                     next_look.cancel()
         except TimeoutError as error:
-            self.cut()
+            if self.goes_on and self._transport is not None:
+                self._transport.abort()
+            else:
+                self.cut()
             raise ReadsNothing(f"read nothing for {self._write_timeout:g} s") from error
         except (ConnectionError, RuntimeError) as error:  # RuntimeError: uvloop's, after the connection was lost
             raise CallerLeft from error
@@ -410,6 +436,10 @@ class Reply:
         self.bytes_sent += len(data)
         return b"%x\r\n%b\r\n" % (len(data), data) if self._frames else data
 
+    @property
+    def _is_left(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
     async def _write(self, data: bytes) -> None:
         self._send(data)
         if self._protocol.writing_paused:
@@ -418,6 +448,8 @@ class Reply:
     def _send(self, data: bytes) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
+            if self.goes_on:
+                return
             raise CallerLeft
         if self._unsent:
             data, self._unsent = self._unsent + data, b""

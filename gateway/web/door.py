@@ -7,10 +7,14 @@ handler's task wherever it stands: the ticket gives back its place or slot, and 
 """
 
 import asyncio
+import hmac
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 
 from aiohttp import web
 
@@ -19,7 +23,8 @@ from gateway.errors import Refusal, Refused, refuse
 from gateway.policy.activity import is_activity
 from gateway.policy.keys import Key
 from gateway.policy.lifecycle.states import State
-from gateway.proxy import dialects
+from gateway.policy.returning import Returning
+from gateway.proxy import dialects, loading_text
 from gateway.proxy.bodies import Bodies
 from gateway.proxy.checker import Body
 from gateway.proxy.gathered import kind_for
@@ -28,16 +33,14 @@ from gateway.proxy.reply import CallerLeft, ReadsNothing, Reply
 from gateway.proxy.upstream import Call, Unreached, Upstream, Upstreams
 from gateway.web import pages, wire
 from gateway.web.gate import Gate
+from gateway.web.patience import Patience
+from gateway.web.quota import Grant
 from gateway.web.routes import INFERENCE, METHODS, Kind, Route, Routes
 from gateway.web.scrape import Scrape
 
 log = logging.getLogger(__name__)
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-EDGE_HOLD = 85.0
-"""Seconds that a silent answer may take behind RunPod's proxy (100 s) or Cloudflare (100 to 120 s)."""
-LONGEST_HOLD = 280.0
-"""Seconds; Node's fetch gives up at 300 without a byte (measured: 302)."""
 END_IS_TOLD = 0.1
 """Seconds in which a provider tells that its instance has ended (a local engine's end: 25 to 45 ms after a kill)."""
 ANSWER_IN = 5.0
@@ -46,33 +49,30 @@ _OURS = frozenset({"draining", "gateway_fault"})
 """Ends of an answer that the engine would have gone on with."""
 TRIES = 3
 """Times that a request is sent of which the engine can have seen nothing."""
+COME_BACK_IN = 15.0
+"""Seconds, where nobody knows how long it will take."""
+COMES_BACK_WITHIN = 45.0
+"""Seconds beyond its Retry-After for which a place is kept."""
+PLACES_KEPT = 1024
+NAMED_BY = 1024 * 1024
+"""Bytes of a body, with its length, that tell it from another of the same key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long callers are held, in seconds."""
+class Place:
+    """What a caller who was told to come back finds again."""
 
-    grace: float
-    """Nothing is committed for this long, so that a fast failure keeps its status."""
-    heartbeat: float
-    hold_max: float | None
-    """For answers that do not stream; None: as long as the caller and the edge in front of it can wait."""
-    behind_edge: bool
-    """Whether an edge that cuts silent answers is known to stand in front."""
+    since: float
+    """Loop time at which it came first."""
+    grant: Grant
 
-    def of(self, headers: Mapping[str, str]) -> float:
-        """Seconds that an answer without a stream may keep this caller waiting: never longer than it said it waits."""
-        if self.hold_max is not None:
-            hold = self.hold_max
-        else:
-            hold = EDGE_HOLD if self.behind_edge or "CF-Ray" in headers else LONGEST_HOLD
-        said = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout")
-        if not said:
-            return hold
-        try:
-            return min(hold, max(1.0, float(said) - ANSWER_IN))
-        except ValueError:
-            return hold
+
+class ComeBack(Refused):
+    """It was held for as long as it can be; its place in line is kept for a while."""
+
+    def __init__(self, refused: Refused, since: float) -> None:
+        super().__init__(refused.refusal)
+        self.since = since
 
 
 @dataclass(slots=True)
@@ -96,6 +96,8 @@ class Visit:
     code: str = ""
     reached_engine: bool = False
     """Whether it was sent, so that the engine may have worked on it."""
+    is_unheard: bool = False
+    """Whether the engine goes on with it, and needs its body, although its caller left."""
     reply: Reply | None = field(default=None, repr=False)
 
     @property
@@ -126,6 +128,8 @@ class Door:
         write_timeout: float,
         max_seconds: float | None = None,
         counts_tokens: bool = False,
+        cancels: bool = True,
+        shows_loading: bool = False,
         on_end: Callable[[Visit], None],
         is_short_of_memory: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -145,6 +149,15 @@ class Door:
         self._carry = self._forward if max_seconds is None else self._forward_in_time
         self._counts_tokens = counts_tokens
         """Whether the engine is asked to count tokens for those who did not ask."""
+        self._cancels = cancels
+        """Whether the engine is told when a caller leaves."""
+        self._shows_loading = shows_loading
+        """Whether chat pages are shown what a held stream waits for."""
+        self._unheard: set[asyncio.Task[None]] = set()
+        """Answers that nobody listens to any more."""
+        self.returning: Returning[Place] = Returning(PLACES_KEPT)
+        """The places of callers who were told to come back."""
+        self._secret = secrets.token_bytes(32)
         self._on_end = on_end
         self._is_short_of_memory = is_short_of_memory
         self._clock = asyncio.get_running_loop().time
@@ -174,6 +187,16 @@ class Door:
         finally:
             self._tell(visit)
         return reply
+
+    def beat(self, now: float) -> None:
+        """Every second or so: who did not come back is given back what it took."""
+        for place in self.returning.expired(now):
+            self._gate.forget(place.grant)
+
+    def close(self) -> None:
+        """The gateway ends: nothing goes on unheard."""
+        for work in self._unheard:
+            work.cancel()
 
     def _tell(self, visit: Visit) -> None:
         """Whoever counts and writes down may fail; the answer was given all the same."""
@@ -242,22 +265,72 @@ class Door:
         try:
             if body is not None:
                 visit.model, visit.bytes_in = body.facts.model or "", visit.bytes_in or body.size
-            tokens = body.facts.max_tokens if body is not None else 0
-            grant = self._gate.grant(key, model=visit.model or self._usual_model(), tokens=tokens)
+            place = self._place_of(key, route, body) if self.returning else None
+            grant = place.grant if place is not None else self._grant(key, body, visit)
             extra = reply.extra
             reply.extra = (*extra, *grant.headers)
+            told: ComeBack | None = None
             try:
                 if body is not None and body.wanted:
                     body = await self._bodies.with_images(body)
-                await self._deliver(request, call, body, reply, visit, arrived)
+                since = place.since if place is not None else None
+                await self._deliver(request, call, body, reply, visit, arrived, since)
+            except ComeBack as error:
+                told = error
+                raise
             finally:
-                self._gate.end(grant, reply, reached_engine=visit.reached_engine)
+                if told is None or not self._keep_place(told, grant, key, route, body):
+                    self._gate.end(grant, reply, reached_engine=visit.reached_engine)
                 reply.extra = (*extra, *grant.headers)  # a refusal is yet to be said: it shows what was given back
         finally:
-            if body is not None:
+            if body is not None and not visit.is_unheard:
                 body.close()
         if reply.status >= 400:
             visit.code = str(reply.status)
+
+    def _grant(self, key: Key | None, body: Body | None, visit: Visit) -> Grant:
+        tokens = body.facts.max_tokens if body is not None else 0
+        return self._gate.grant(key, model=visit.model or self._usual_model(), tokens=tokens)
+
+    # -- those who were told to come back --------------------------------------------------------
+
+    def _name_of(self, key: Key | None, route: Route, body: Body | None) -> bytes | None:
+        """What only this request of this key is called. None: it has no body that could be told from another."""
+        if body is None or body.wanted:
+            return None
+        name = hmac.new(self._secret, f"{key.name if key else ''}\n{route.path}\n{body.size}\n".encode(), "sha256")
+        left = NAMED_BY
+        for chunk in body.chunks:
+            name.update(chunk[:left])
+            left -= len(chunk)
+            if left <= 0:
+                break
+        return name.digest()
+
+    def _place_of(self, key: Key | None, route: Route, body: Body | None) -> Place | None:
+        """The place of one who was told to come back, and is there again. Raises Refused when its key may not now."""
+        now = self._clock()
+        name = self._name_of(key, route, body)
+        place = self.returning.take(name, now) if name is not None else None
+        if name is None or place is None:
+            return None
+        try:
+            self._gate.go_on(place.grant, key)
+        except Refused:
+            self.returning.keep(name, place, until=now + COMES_BACK_WITHIN)
+            raise
+        return place
+
+    def _keep_place(self, told: ComeBack, grant: Grant, key: Key | None, route: Route, body: Body | None) -> bool:
+        """Whether there is something to find again."""
+        name = self._name_of(key, route, body)
+        if name is None:
+            return False
+        self._gate.rest(grant)
+        until = self._clock() + (told.refusal.retry_after or 0) + COMES_BACK_WITHIN
+        for place in self.returning.keep(name, Place(told.since, grant), until=until):
+            self._gate.forget(place.grant)
+        return True
 
     async def _forward_in_time(
         self, request: web.BaseRequest, route: Route, key: Key | None, reply: Reply, visit: Visit
@@ -286,30 +359,39 @@ class Door:
         reply: Reply,
         visit: Visit,
         arrived: float,
+        since: float | None = None,
     ) -> None:
-        """Wait for the turn and carry it; again only while the engine can have seen nothing of it."""
-        patience = None if reply.streams else self._patience.of(request.headers)
+        """Wait for the turn and carry it; again only while the engine can have seen nothing of it. `since`: when it
+        came first, if it was told to come back."""
+        patience = self._patience.of(request.headers, streams=reply.streams)
         size, slots = (body.size, body.facts.slots) if body is not None else (0, 1)
         limit = ""
         for attempt in range(TRIES):
-            verdict = self._conductor.admit(f"{reply.request_id}.{attempt}", size=size, patience=patience, slots=slots)
+            verdict = self._conductor.admit(
+                f"{reply.request_id}.{attempt}", size=size, patience=patience, slots=slots, since=since
+            )
             if isinstance(verdict, Refusal):
                 raise Refused(verdict)
             with verdict as ticket:
                 ticket.carried_by(asyncio.current_task())
                 try:
                     if ticket.instance is None:
+                        if self._shows_loading and reply.streams and call.path in loading_text.ROUTES:
+                            reply.show_loading(visit.model or self._usual_model() or self._conductor.name)
                         await self._hold(ticket, reply, arrived, patience)
                     self._note_wait(reply, arrived)
                     if body is not None:
                         self._fill(call, body)  # not earlier: what the engine calls its model it says when it is ready
                     visit.reached_engine = True
-                    await self._upstream(ticket).pipe(call, reply)
+                    if self._cancels:
+                        await self._upstream(ticket).pipe(call, reply)
+                    else:
+                        await self._see_through(ticket, call, body, reply, visit)
                     return
                 except Unreached as unreached:
                     visit.reached_engine = False
                     ticket.active = False
-                    limit = unreached.limit
+                    limit, since = unreached.limit, ticket.since
                     await asyncio.sleep(END_IS_TOLD)  # then we wait in line
                 except Refused as refused:
                     ticket.active = is_activity(refused.refusal.status)
@@ -322,6 +404,24 @@ class Door:
                     ticket.active = ticket.active and is_activity(reply.status or None)
         within = f" within {limit}" if limit else ""
         raise refuse("backend_unavailable", f"The engine cannot be reached{within}.", retry_after=5)
+
+    async def _see_through(self, ticket: Ticket, call: Call, body: Body | None, reply: Reply, visit: Visit) -> None:
+        """As `pipe`, for an engine that must not hear of a caller's leaving: its answer is read to the end, and its
+        slot is taken until then."""
+        reply.goes_on = True
+        work = asyncio.ensure_future(self._upstream(ticket).pipe(call, reply))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if work.done() or ticket.cut_short is not None:
+                work.cancel()
+                raise
+            visit.is_unheard = True
+            self._unheard.add(work)
+            work.add_done_callback(self._unheard.discard)
+            work.add_done_callback(partial(_heard_by_nobody, body))
+            ticket.goes_on_without_its_caller(work)
+            raise
 
     def _upstream(self, ticket: Ticket) -> Upstream:
         if ticket.instance is None:
@@ -378,13 +478,18 @@ class Door:
 
     async def _hold(self, ticket: Ticket, reply: Reply, arrived: float, patience: float | None) -> None:
         """Wait for this request's turn: a stream in company, anything else silently and not for longer than it can."""
-        wait = self._patience.grace if patience is None else patience - (self._clock() - arrived)
+        now = self._clock()
+        beat = now + self._patience.grace if reply.streams else inf
+        deadline = inf if patience is None else arrived + patience
+        if self._patience.rejects and self._conductor.state not in SERVING:
+            deadline = now
         try:
-            while await ticket.wait(max(0.0, wait)) is None:
-                if patience is not None:
-                    raise self._not_yet(patience)
+            while await ticket.wait(max(0.0, min(beat, deadline) - now)) is None:
+                if self._clock() >= deadline:
+                    raise self._not_yet(ticket, self._clock() - arrived)
                 await reply.heartbeat(self._company())
-                wait = self._patience.heartbeat
+                now = self._clock()
+                beat = now + self._patience.heartbeat
         except BaseException:  # whoever left or was sent back has waited, too
             self._note_wait(reply, arrived)
             raise
@@ -403,21 +508,27 @@ class Door:
         snapshot = self._conductor.snapshot()
         if snapshot.state is State.READY:
             return "in line"
-        loading = snapshot.loading
-        if loading is None:
-            return "waking"
-        parts = [loading.phase]
-        if loading.ratio is not None:
-            parts.append(f"{loading.ratio:.0%}")
-        if loading.detail:
-            parts.append(loading.detail)
-        return " ".join(parts)
+        return "waking" if snapshot.progress is None else snapshot.progress.text()
 
-    def _not_yet(self, waited: float) -> Refused:
-        if self._conductor.snapshot().state is State.READY:
-            return refuse("queue_timeout", f"Waited {waited:.0f} s in line; others are before you.", retry_after=10)
-        said = f"The model is waking ({self._company()}); not ready within {waited:.0f} s. Come back: the wake goes on."
-        return refuse("loading", said, retry_after=15)
+    def _not_yet(self, ticket: Ticket, waited: float) -> Refused:
+        """It can wait no longer. What is under way goes on without it."""
+        held = f"not ready within {waited:.0f} s" if waited >= 1 else "not ready yet"
+        if self._conductor.state in SERVING:
+            refused = refuse("queue_timeout", f"Waited {waited:.0f} s in line; others are before you.", retry_after=10)
+        else:
+            self._conductor.wake()  # whoever comes back wants it up, also where it pauses between two tries
+            said = f"The model is waking ({self._company()}); {held}. Come back: the wake goes on."
+            expected = self._conductor.expected_wait()
+            refused = refuse("loading", said, retry_after=COME_BACK_IN if expected is None else max(1.0, expected))
+        return ComeBack(refused, ticket.since)
+
+
+def _heard_by_nobody(body: Body | None, work: "asyncio.Future[None]") -> None:
+    """How it ended is told to nobody, but must not be logged as forgotten."""
+    if body is not None:
+        body.close()
+    if not work.cancelled():
+        work.exception()
 
 
 def outcome_of(refusal: Refusal) -> str:

@@ -142,6 +142,18 @@ class Gate:
                 raise
         return self._quotas.admit(key, tokens=tokens, now=self._clock(), wall=time.time())
 
+    def go_on(self, grant: Grant, key: Key | None) -> Grant:
+        """Leave for one who was told to come back, and is there again with the same request. Raises Refused."""
+        return self._quotas.go_on(grant, key, self._clock(), time.time())
+
+    def rest(self, grant: Grant) -> None:
+        """Its caller is told to come back. Then `go_on`, or `forget`."""
+        grant.rest(self._clock())
+
+    def forget(self, grant: Grant) -> None:
+        """Its caller did not come back: what it took is given back."""
+        grant.close(self._clock(), reached_engine=False)
+
     def end(self, grant: Grant, reply: Reply, *, reached_engine: bool) -> None:
         """The request is over: what it used is taken, and what it did not is given back."""
         grant.close(self._clock(), used=reply.usage, events=reply.events, reached_engine=reached_engine)

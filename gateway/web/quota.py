@@ -4,6 +4,8 @@
     …
     grant.close(now, used=…, reached_engine=…)              always, and once
 
+A caller who is told to come back leaves its grant to `rest`, and goes on with it (`quotas.go_on`) when it is there.
+
 The counts belong to a key's name, so that they outlive a reload of the keys file; the limits are those of the key that
 is handed in, so that changed ones apply at once. A refused request takes nothing: whoever comes back when it is told to
 is let in. `now` is the monotonic clock, `wall` the calendar's, both in seconds. Nothing here waits.
@@ -13,7 +15,7 @@ import datetime
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.errors import RETRY_AFTER_MAX, refuse
+from gateway.errors import RETRY_AFTER_MAX, Refused, refuse
 from gateway.policy.keys import Key
 from gateway.policy.rates import Rate, Taken
 from gateway.policy.spending import Spending, renewal
@@ -47,6 +49,10 @@ class Grant:
         `reached_engine`: False when it was sent back without having been served: then it counts neither as a request
         nor with its tokens.
         """
+
+    def rest(self, now: float) -> None:
+        """Its caller was told to come back: what it took stays taken, but it is not one of those at once meanwhile.
+        Then either `Quotas.go_on`, or `close` when nobody came."""
 
 
 FREE: Final = Grant()
@@ -90,13 +96,14 @@ def _adopted(rate: Rate | None, limit: int | None, now: int) -> Rate | None:
 class _Held(Grant):
     """What a request of a key with limits holds, or one whose share of the price is counted."""
 
-    __slots__ = ("_account", "_name", "_open", "_requests", "_spending", "_tokens", "headers")
+    __slots__ = ("_account", "_name", "_open", "_requests", "_rests", "_spending", "_tokens", "headers")
 
     def __init__(self, name: str, account: _Account | None, spending: Spending | None) -> None:
         self._name, self._account, self._spending = name, account, spending
         self._requests: tuple[Rate, Taken] | None = None
         self._tokens: tuple[Rate, Taken] | None = None
         self._open = True
+        self._rests = False
         self.headers: Headers = ()
 
     def __repr__(self) -> str:
@@ -113,10 +120,9 @@ class _Held(Grant):
     def close(self, now: float, *, used: Usage | None = None, events: int = 0, reached_engine: bool = True) -> None:
         if not self._open:
             return
+        self.rest(now)
         self._open = False
         tick = _tick(now)
-        if self._account is not None:
-            self._account.at_once -= 1
         if self._requests is not None:
             rate, share = self._requests
             rate.settle(share, share.cost if reached_engine else 0, tick)
@@ -126,8 +132,44 @@ class _Held(Grant):
             rate.settle(share, kept if reached_engine else 0, tick)
         if self._account is not None:
             self.headers = self._account.headers(tick)
+
+    def rest(self, now: float) -> None:
+        if self._rests:
+            return
+        self._rests = True
+        if self._account is not None:
+            self._account.at_once -= 1
         if self._spending is not None:
             self._spending.ended(self._name, now)
+
+    def go_on(self, key: Key, now: float, wall: float) -> None:
+        """Its caller came back. Raises Refused when as many of the key's are under way as may be."""
+        account = self._account
+        if account is not None:
+            if key.max_concurrent is not None and account.at_once >= key.max_concurrent:
+                raise _too_many(account, [_all_at_once(key.max_concurrent)], _tick(now))
+            account.at_once += 1
+            self.headers = account.headers(_tick(now))
+        if self._spending is not None:
+            self._spending.began(self._name, now, wall)
+        self._rests = False
+
+
+def _all_at_once(most: int) -> tuple[int, str]:
+    return ONE_OF_THEM_ENDS, f"{most} at once, and as many are under way"
+
+
+def _too_many(account: _Account, waits: list[tuple[int, str]], now: int) -> Refused:
+    """`waits`: how long, and for which limit."""
+    wait, limit = max(waits)
+    seconds = -(-wait // TICKS)
+    later = f" Retry-After is at most {RETRY_AFTER_MAX}." if seconds > RETRY_AFTER_MAX else ""
+    return refuse(
+        "rate_limit_exceeded",
+        f"A limit of this key is reached: {limit}. Come back in {seconds} s.{later}",
+        retry_after=seconds,
+        headers=account.headers(now),
+    )
 
 
 def _take(rate: Rate | None, cost: int, now: int) -> tuple[Rate, Taken] | None:
@@ -172,6 +214,16 @@ class Quotas:
             grant.take(account, max(1, tokens), _tick(now))
         return grant
 
+    def go_on(self, grant: Grant, key: Key | None, now: float, wall: float) -> Grant:
+        """A grant that rested, for the caller who came back with the same request: it pays its limits once. Raises
+        Refused, and the grant rests on."""
+        if isinstance(grant, _Held):
+            key = key or _NOBODY
+            if key.monthly_spend is not None:
+                self._check_money(key, key.monthly_spend, now, wall)
+            grant.go_on(key, now, wall)
+        return grant
+
     def beat(self, now: float, wall: float) -> None:
         """Every second or so: exchange what was spent with the volume, which has its own pace."""
         if self.spending is not None and self._spent is not None:
@@ -198,22 +250,14 @@ class Quotas:
         account.adopt(key, now)
         waits = []
         if key.max_concurrent is not None and account.at_once >= key.max_concurrent:
-            waits.append((ONE_OF_THEM_ENDS, f"{key.max_concurrent} at once, and as many are under way"))
+            waits.append(_all_at_once(key.max_concurrent))
         if account.requests is not None and (wait := account.requests.wait(1, now)):
             waits.append((wait, f"{account.requests.limit} requests per minute"))
         if account.tokens is not None and (wait := account.tokens.wait(max(1, tokens), now)):
             asks = f", and this request asks for {tokens}" if tokens > 1 else ""
             waits.append((wait, f"{account.tokens.limit} tokens per minute{asks}"))
         if waits:
-            wait, limit = max(waits)
-            seconds = -(-wait // TICKS)
-            later = f" Retry-After is at most {RETRY_AFTER_MAX}." if seconds > RETRY_AFTER_MAX else ""
-            raise refuse(
-                "rate_limit_exceeded",
-                f"A limit of this key is reached: {limit}. Come back in {seconds} s.{later}",
-                retry_after=seconds,
-                headers=account.headers(now),
-            )
+            raise _too_many(account, waits, now)
         return account
 
     def _check_money(self, key: Key, limit: int, now: float, wall: float) -> None:

@@ -391,3 +391,48 @@ class Line(RuleBasedStateMachine):
 
 TestLine = Line.TestCase
 TestLine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+# --- those who were told to come back
+
+
+def come_back(admission: Admission, request: str, since: float, now: float = 10, size: int = 1) -> Verdict:
+    return admission.offer(request, size_bytes=size, patience=None, now=now, since=since)
+
+
+def test_who_comes_back_stands_before_all_who_came_later() -> None:
+    admission = Admission(Limits(concurrency=1))
+    for now, request in enumerate("abc"):
+        offer(admission, request, now=now)
+    assert come_back(admission, "b2", since=0.5) == Queued(4)
+    assert admission.open(now=11) == ["a"]
+    assert [admission.release(request, now=12) for request in ("a", "b2", "b")] == [["b2"], ["b"], ["c"]]
+
+
+def test_who_comes_back_to_free_slots_is_let_in() -> None:
+    assert come_back(opened(), "a", since=0) == Admitted()
+
+
+def test_who_comes_back_and_is_the_first_passes_one_who_waits_for_more_slots() -> None:
+    admission = opened(concurrency=2)
+    offer(admission, "busy")
+    admission.offer("wide", size_bytes=1, patience=None, now=5, slots=2)
+    assert come_back(admission, "a", since=1) == Admitted()
+    assert admission.waiting == 1
+
+
+def test_a_full_line_sends_nobody_away_who_has_a_place_but_bytes_count_for_all() -> None:
+    admission = Admission(Limits(concurrency=1, max_queue_size=1, max_queue_bytes=10))
+    offer(admission, "a", now=1)
+    assert isinstance(offer(admission, "b", now=2), Full)
+    assert come_back(admission, "c", since=0) == Queued(2)
+    assert isinstance(come_back(admission, "d", since=0, size=100), Full)
+
+
+def test_the_time_in_line_counts_from_when_it_came_first() -> None:
+    admission = opened(queue_timeout=300)
+    offer(admission, "busy")
+    offer(admission, "b", now=100)
+    come_back(admission, "a", since=50, now=200)
+    assert admission.next_deadline() == 350
+    assert admission.expired(now=350) == ["a"] and admission.next_deadline() == 400

@@ -29,9 +29,10 @@ from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records.metrics import Metrics
 from gateway.web.auth import Key, Keys
-from gateway.web.door import Door, Patience, Visit
+from gateway.web.door import Door, Visit
 from gateway.web.gate import Gate
 from gateway.web.pages import Pages
+from gateway.web.patience import Patience
 from gateway.web.routes import Routes
 from gateway.web.scrape import Scrape
 from gateway.web.wire import Server
@@ -248,6 +249,7 @@ class Front:
     server: Server
     port: int
     visits: list[Visit]
+    door: Door
 
     @property
     def state(self) -> State:
@@ -335,6 +337,12 @@ class Sizes:
     response_size: int | None = None
     """MAX_RESPONSE_SIZE."""
     count_tokens: bool = False
+    rejects: bool = False
+    """COLD_START=reject."""
+    cancels: bool = True
+    """CANCEL_ON_DISCONNECT."""
+    shows_loading: bool = False
+    """LOADING_TEXT=reasoning."""
     gathers: bool = False
     """Whether the engine is behind an edge that cuts silent answers (`Profile.cuts_silence`)."""
 
@@ -388,11 +396,19 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         show=Pages(conductor, ping=lambda: 200),
         scrape=Scrape(conductor, upstreams, metrics),
         gate=sizes.gate() if sizes.gate is not None else Gate(keys=Keys([Key.of("test", KEY)]), admin=Keys([])),
-        patience=Patience(grace=sizes.grace, heartbeat=sizes.heartbeat, hold_max=sizes.hold_max, behind_edge=False),
+        patience=Patience(
+            grace=sizes.grace,
+            heartbeat=sizes.heartbeat,
+            hold_max=sizes.hold_max,
+            behind_edge=False,
+            rejects=sizes.rejects,
+        ),
         strict_models=sizes.strict_models,
         write_timeout=sizes.write_timeout,
         max_seconds=sizes.max_seconds,
         counts_tokens=sizes.count_tokens,
+        cancels=sizes.cancels,
+        shows_loading=sizes.shows_loading,
         on_end=visits.append,
         is_short_of_memory=lambda: sizes.short_of_memory,
     )
@@ -410,10 +426,11 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, sizes.receive_buffer)
     await web.SockSite(runner, listener, backlog=1024).start()
     try:
-        yield Front(conductor, metrics, server, runner.addresses[0][1], visits)
+        yield Front(conductor, metrics, server, runner.addresses[0][1], visits, door)
     finally:
         await server.close()
         await runner.cleanup()
+        door.close()
         upstreams.close()
         await conductor.close()
         await bodies.close()

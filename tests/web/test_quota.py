@@ -358,3 +358,71 @@ def test_their_reprs_tell_who_holds_what() -> None:
     assert re.search(r"1 keys, busy: \{'ann': .*1\.00 of 5 per 60000000 used", repr(quotas))
     assert repr(grant).startswith("<Grant of 'ann', open: requests Taken(cost=1")
     assert repr(FREE) == "<Grant of no limits>"
+
+
+# -- those who were told to come back -----------------------------------------------------------
+
+
+def go_on(quotas: Quotas, grant: Grant, who: Key, now: float) -> Grant:
+    return quotas.go_on(grant, who, now, WALL + now - NOW)
+
+
+def test_who_comes_back_pays_once() -> None:
+    quotas, ann = Quotas(), key(requests_per_minute=2)
+    grant = admit(quotas, ann)
+    grant.rest(NOW)
+    admit(quotas, ann).close(NOW)
+    refused(quotas, ann)
+    assert go_on(quotas, grant, ann, NOW + 1) is grant
+    assert head_of(grant)["x-ratelimit-remaining-requests"] == "0"
+    grant.close(NOW + 2)
+    refused(quotas, ann, NOW + 2)
+
+
+def head_of(grant: Grant) -> dict[str, str]:
+    return dict(grant.headers)
+
+
+def test_who_is_away_is_none_of_those_at_once() -> None:
+    quotas, ann = Quotas(), key(max_concurrent=1)
+    grant = admit(quotas, ann)
+    grant.rest(NOW)
+    other = admit(quotas, ann)
+    with pytest.raises(Refused) as caught:
+        go_on(quotas, grant, ann, NOW)
+    assert "1 at once" in caught.value.refusal.message
+    other.close(NOW)
+    go_on(quotas, grant, ann, NOW)
+    refused(quotas, ann)
+    grant.close(NOW)
+    admit(quotas, ann)
+
+
+def test_who_does_not_come_back_gets_back_what_it_took() -> None:
+    quotas, ann = Quotas(), key(requests_per_minute=1, max_concurrent=1)
+    grant = admit(quotas, ann)
+    grant.rest(NOW)
+    refused(quotas, ann)
+    grant.close(NOW, reached_engine=False)
+    admit(quotas, ann)
+
+
+def test_time_away_costs_nothing() -> None:
+    spending = Spending(3_600_000, now=NOW, wall=WALL)
+    quotas, ann = Quotas(spending), key()
+    grant = admit(quotas, ann)
+    grant.rest(NOW + 10)
+    go_on(quotas, grant, ann, NOW + 110)
+    grant.close(NOW + 115)
+    assert spending.spent("ann", NOW + 200, WALL + 200) == 15_000
+
+
+def test_a_month_that_is_spent_meanwhile_is_said_to_who_comes_back() -> None:
+    spending = Spending(3_600_000_000, now=NOW, wall=WALL)
+    quotas, ann = Quotas(spending), key(monthly_spend=5_000_000)
+    grant = admit(quotas, ann)
+    grant.rest(NOW + 1)
+    admit(quotas, ann, NOW + 1).close(NOW + 10)
+    with pytest.raises(Refused) as caught:
+        go_on(quotas, grant, ann, NOW + 11)
+    assert caught.value.refusal.code == "insufficient_quota"

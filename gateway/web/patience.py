@@ -1,0 +1,65 @@
+"""How long one caller may be kept waiting: what the operator set, what stands in front, what the caller said. Pure.
+
+Nobody is held for longer than anything between here and the person would wait: an edge that gives up turns a wait into
+an error page that no SDK tries again, while our own 503 makes each of them come back by itself.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+EDGE_HOLD = 85.0
+"""Seconds that a silent answer may take behind RunPod's proxy (100 s) or Cloudflare (100 to 120 s)."""
+LONGEST_HOLD = 280.0
+"""Seconds; Node's fetch gives up at 300 without a byte (measured: 302)."""
+LONGEST_WISH = 3600.0
+"""Seconds that a caller who names its own wait is believed."""
+ANSWER_IN = 5.0
+"""Seconds before a caller's own time-out in which it is told to come back, rather than left to give up."""
+
+_WAIT = re.compile(r'(?:^|[,;])\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?=[,;]|$)', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long callers are held, in seconds."""
+
+    grace: float
+    """Nothing is committed for this long, so that a fast failure keeps its status."""
+    heartbeat: float
+    hold_max: float | None
+    """For answers that do not stream; None: as long as the caller and the edge in front of it can wait."""
+    behind_edge: bool
+    """Whether an edge that cuts silent answers is known to stand in front."""
+    rejects: bool = False
+    """COLD_START=reject: nobody waits for a start."""
+
+    def of(self, headers: Mapping[str, str], *, streams: bool = False) -> float | None:
+        """Seconds that this caller may be kept waiting; None for a stream, which is held by heartbeats for as long as
+        it takes, unless it said itself how long it waits (`Prefer: wait=N`, RFC 7240)."""
+        wish = wish_in(headers)
+        if streams:
+            return wish
+        if self.hold_max is not None:
+            hold = self.hold_max
+        elif self.behind_edge or "CF-Ray" in headers:
+            hold = EDGE_HOLD
+        else:
+            hold = LONGEST_HOLD if wish is None else LONGEST_WISH
+        if wish is not None:
+            hold = min(hold, wish)
+        said = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout")
+        if not said:
+            return hold
+        try:
+            return min(hold, max(1.0, float(said) - ANSWER_IN))
+        except ValueError:
+            return hold
+
+
+def wish_in(headers: Mapping[str, str]) -> float | None:
+    """The N of `Prefer: wait=N`, where it was said; 0 is "at once or not at all"."""
+    said = headers.get("Prefer")
+    if said is None or (found := _WAIT.search(said)) is None:
+        return None
+    return min(float(found[1]), LONGEST_WISH)
