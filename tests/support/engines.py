@@ -12,7 +12,7 @@ from typing import TypeVar
 from gateway.providers.base import Endpoint, Gone, Instance, Loading, News, Provider, Ready
 from gateway.providers.local import guard
 from gateway.providers.local.environment import OURS
-from gateway.providers.local.guarded import GuardedEngine
+from gateway.providers.local.guarded import GuardedEngine, OnLine
 from gateway.providers.probe import look, private_session
 
 FAKE_ENGINE = str(Path(__file__).with_name("fake_engine.py"))
@@ -136,7 +136,14 @@ class Launcher:
         self.cookie = f"test{os.getpid()}{folder.name.replace('_', '')}.default.2"
         self.engines: list[GuardedEngine] = []
 
-    def __call__(self, *argv: str, stop: list[str] | None = None, limit: int = 1 << 20, log: str = "") -> GuardedEngine:
+    def __call__(
+        self,
+        *argv: str,
+        stop: list[str] | None = None,
+        limit: int = 1 << 20,
+        log: str = "",
+        on_line: OnLine | None = None,
+    ) -> GuardedEngine:
         engine = GuardedEngine.launch(
             argv=argv,
             env={"PATH": os.environ["PATH"], guard.COOKIE: self.cookie, **OURS},
@@ -144,6 +151,7 @@ class Launcher:
             log=log or str(self.log),
             log_limit=limit,
             stop_argv=stop or [],
+            on_line=on_line,
         )
         self.engines.append(engine)
         return engine

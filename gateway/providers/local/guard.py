@@ -17,9 +17,13 @@ Standard library only and one file, since it runs as `python -I -S guard.py run 
 site-packages); the gateway imports its sweeping. Linux: without /proc or prctl each belt that needs them is not there.
 
 The socket carries JSON lines.
-  gateway to guard   first an order (see `Order`), later {"stop": seconds of grace}, any number of times: the least wins
+  gateway to guard   first an order (see `Order`), later {"stop": seconds of grace}, any number of times: least wins ·
+                     {"quiet": true}: it serves now, and what it prints may be what its callers said
   guard to gateway   {"started": pid} or {"failed": errno} · {"lines": so many so far}, at most each second ·
+                     {"said": [lines], "open": the unfinished one, "lines": …} at once, until it is told to be quiet ·
                      {"exited": code, or minus the signal, "tail": [last lines]} · {"gone": true}: nothing of it lives
+
+What the gateway does not read waits here, and the engine does not wait for it: lines that come meanwhile are dropped.
 """
 # Without pathlib: it is a third of the start-up time here, and thousands of /proc files are read by name.
 # ruff: noqa: PTH104, PTH116, PTH119, PTH123, PTH208
@@ -51,11 +55,18 @@ ORPHAN_STOP_COMMAND = 15.0
 AFTERMATH = 2.0
 """Seconds that are left to the other processes after an ordered stop ended the first one (a shell around an engine)."""
 LINES_EVERY = 1.0
+SAID_EVERY = 0.02
+"""Seconds between two messages with lines, at least."""
+SAID_LINES, SAID_RATE = 256, 200_000
+"""Lines of one message, the newest, and bytes a second of all: an engine that prints without end costs no more."""
+TELL_WITHIN = 1.0
+LAST_WORD_WITHIN = 10.0
+"""Seconds that a word which must not get lost, and the last one, waits for a gateway that does not read."""
 REOPEN_EVERY = 5.0
 TOUCH_EVERY = 60.0
 BEGAN = "[guard] %Y-%m-%dT%H:%M:%SZ begin of this file\n"
 HEADER = len("[guard] 2026-11-21T00:00:00Z begin of this file\n")
-TAIL_LINES, TAIL_LINE, TAIL_BYTES = 40, 400, 8192
+TAIL_LINES, TAIL_LINE, TAIL_BYTES = 40, 500, 8192
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -372,18 +383,23 @@ class Tail:
         self._open = b""
         self.count = 0
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes) -> list[str]:
+        """Returns the lines that are whole now."""
         *whole, self._open = (self._open + data).replace(b"\r", b"\n").split(b"\n")
         self._open = self._open[-4 * TAIL_LINE :]
-        for line in whole:
-            if line.strip():
-                self.count += 1
-                self._lines.append(line[:TAIL_LINE].decode("utf-8", "replace"))
+        lines = [line[:TAIL_LINE].decode("utf-8", "replace") for line in whole if line.strip()]
+        self.count += len(lines)
+        self._lines.extend(lines)
+        return lines
+
+    @property
+    def unfinished(self) -> str:
+        return self._open[-TAIL_LINE:].decode("utf-8", "replace")
 
     def lines(self) -> list[str]:
         kept: list[str] = []
         size = 0
-        unfinished = [self._open[-TAIL_LINE:].decode("utf-8", "replace")] if self._open.strip() else []
+        unfinished = [self.unfinished] if self._open.strip() else []
         for line in reversed([*self._lines, *unfinished]):
             size += len(line)
             if size > TAIL_BYTES:
@@ -409,6 +425,8 @@ class Order:
     stop_command: list[str] = field(default_factory=list)
     keep_fds: list[int] = field(default_factory=list)
     """Descriptors that the engine inherits under the same number (the pipe for its news)."""
+    repeats: bool = False
+    """Whether the gateway wants to hear what the engine prints, until it says {"quiet": true}."""
 
 
 class Guard:
@@ -429,7 +447,13 @@ class Guard:
         self._empty = 0
         self._pause = 0.005
         self._heard = heard
+        self._unsent = b""
+        """What the gateway has not read yet: at most one message with lines, and the few words that must be told."""
         self._told_lines = 0
+        self._told_open = ""
+        self._said: deque[str] = deque(maxlen=SAID_LINES)
+        """Lines that the gateway has not been told."""
+        self._repeats = order.repeats
         self._lines_due = float("inf")
         self._lines_after = 0.0
         self.tail = Tail()
@@ -471,7 +495,7 @@ class Guard:
             self.phase()
         self._read_output()
         self.log.flush(1.0)
-        self._tell({"gone": True})
+        self._tell({"gone": True}, within=LAST_WORD_WITHIN)
 
     def _become_guardian(self) -> None:
         # Ctrl-C and a supervisor's TERM are aimed at whole groups; the guard ends with its engine and not before.
@@ -552,6 +576,9 @@ class Guard:
             message = json.loads(line)
             if "stop" in message:
                 self._end_within(float(message["stop"]))
+            if "quiet" in message:
+                self._repeats = False
+                self._said.clear()
 
     def _reap(self) -> None:
         """A child, or somebody who became one because its own parent died, has ended."""
@@ -572,6 +599,8 @@ class Guard:
             if pid == self.engine and not self.exited:
                 self.exited = True
                 self._read_output()  # its last words first
+                self._lines_due = 0.0
+                self._tell_lines()
                 self._tell({"exited": os.waitstatus_to_exitcode(status), "tail": self.tail.lines()})
 
     def _read_output(self) -> None:
@@ -583,22 +612,47 @@ class Guard:
             if not data:
                 break
             self.log.write(data)
-            self.tail.add(data)
-        if self.tail.count != self._told_lines:
+            lines = self.tail.add(data)
+            if self._repeats:
+                self._said += lines
+        if self.tail.count != self._told_lines or (self._repeats and self.tail.unfinished != self._told_open):
             self._lines_due = self._lines_after
 
     def _tell_lines(self) -> None:
         now = time.monotonic()
-        if now >= self._lines_due:
-            self._told_lines, self._lines_after, self._lines_due = self.tail.count, now + LINES_EVERY, float("inf")
-            self._tell({"lines": self.tail.count})
+        if now < self._lines_due:
+            return
+        self._lines_due = float("inf")
+        if self._unsent:
+            self._send(0.0)
+        if self._unsent:  # the gateway does not read; it is told the newest lines when it does
+            self._lines_after = self._lines_due = now + LINES_EVERY
+            return
+        self._told_lines = self.tail.count
+        message: dict[str, Any] = {"lines": self.tail.count}
+        if self._repeats:
+            self._told_open = self.tail.unfinished
+            message |= {"said": list(self._said), "open": self._told_open}
+            self._said.clear()
+        self._unsent = packed(message)
+        self._lines_after = now + (SAID_EVERY + len(self._unsent) / SAID_RATE if self._repeats else LINES_EVERY)
+        self._send(0.0)
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _tell(self, message: dict[str, Any], within: float = TELL_WITHIN) -> None:
+        """What must not get lost: the gateway is given a moment to read."""
+        self._unsent += packed(message)
+        self._send(within)
+
+    def _send(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
         try:
-            self.control.settimeout(1.0)
-            self.control.sendall(json.dumps(message).encode() + b"\n")
+            while self._unsent:
+                self.control.settimeout(max(0.0, deadline - time.monotonic()))
+                self._unsent = self._unsent[self.control.send(self._unsent) :]
+        except (BlockingIOError, TimeoutError):
+            pass  # it goes out with the next word
         except OSError:
-            pass  # the gateway is gone: its end of the socket says so to `_hear`
+            self._unsent = b""  # the gateway is gone: its end of the socket says so to `_hear`
         finally:
             self.control.setblocking(False)
 
@@ -677,6 +731,10 @@ class Guard:
         self.gone = self._empty >= 2 and self.exited
         self._pause = min(0.1, self._pause * 1.5)
         self.next_look = time.monotonic() + self._pause
+
+
+def packed(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, ensure_ascii=False).encode() + b"\n"
 
 
 def load_libc() -> ctypes.CDLL | None:

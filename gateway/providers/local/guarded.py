@@ -7,6 +7,7 @@ always happen, whoever is killed.
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from typing import Any
 
 from gateway.providers.local import guard
 from gateway.providers.local.endings import Exit
+
+log = logging.getLogger(__name__)
 
 GUARD = str(Path(guard.__file__).resolve())
 QUIET = ("-W", "ignore::DeprecationWarning")
@@ -35,6 +38,9 @@ class Started:
     error: int = 0
 
 
+OnLine = Callable[[str], None]
+"""Told a line that the engine printed, cut at 500 bytes, with its control characters; from the loop's thread."""
+
 Spawn = Callable[[Sequence[str], Sequence[int], Mapping[str, str]], "subprocess.Popen[bytes]"]
 """Starts the guard: its argv, the descriptors it inherits, its environment. Returns at once."""
 
@@ -50,7 +56,12 @@ class GuardedEngine:
     """One run of an engine, from the order to start it until nothing of it lives. Make it with `launch`."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", control: socket.socket, cookie: str, executor: Executor | None
+        self,
+        process: "subprocess.Popen[bytes]",
+        control: socket.socket,
+        cookie: str,
+        executor: Executor | None,
+        on_line: OnLine | None = None,
     ):
         loop = asyncio.get_running_loop()
         self.cookie = cookie
@@ -60,6 +71,10 @@ class GuardedEngine:
         """True: nothing lives. False: something could not be killed (a process stuck in the kernel)."""
         self.lines = 0
         """Lines of output so far: a sign of life from an engine that says nothing else."""
+        self.unfinished = ""
+        """The line that it is at, as far as it goes: llama.cpp prints a dot for each percent. With `on_line` only."""
+        self.on_line = on_line
+        """Hears each line until `hush`; of many at once the newest 256, and no more than 200 kB a second."""
         self._process = process
         self._control = control
         self._executor = executor
@@ -87,6 +102,7 @@ class GuardedEngine:
         keep_fds: Sequence[int] = (),
         executor: Executor | None = None,
         spawn: Spawn = spawn_guard,
+        on_line: OnLine | None = None,
     ) -> "GuardedEngine":
         """Start the guard and give it its order. Raises OSError when not even the guard can be started."""
         ours, theirs = socket.socketpair()
@@ -100,13 +116,14 @@ class GuardedEngine:
                 "log_every": log_every,
                 "stop_command": list(stop_argv),
                 "keep_fds": list(keep_fds),
+                "repeats": on_line is not None,
             }
             process = spawn(
                 [sys.executable, "-I", "-S", *QUIET, GUARD, "run", str(theirs.fileno())],
                 [theirs.fileno(), *keep_fds],
                 {guard.GUARD_COOKIE: cookie, "LC_ALL": "C.UTF-8"},
             )
-            engine = cls(process, ours, cookie, executor)
+            engine = cls(process, ours, cookie, executor, on_line)
         except BaseException:
             ours.close()
             raise
@@ -118,6 +135,12 @@ class GuardedEngine:
     def stop(self, grace: float) -> None:
         """Ask for the end: the stop command, TERM, and KILL once `grace` seconds are over. Again with less: sooner."""
         self.send({"stop": grace})
+
+    def hush(self) -> None:
+        """It serves: from now on what it prints is nobody's business here. Its lines go on being counted."""
+        if self.on_line is not None:
+            self.on_line, self.unfinished = None, ""
+            self.send({"quiet": True})
 
     def hang_up(self) -> None:
         """As if the gateway were gone: the guard ends everything by itself. What it says is still heard."""
@@ -166,12 +189,24 @@ class GuardedEngine:
         heard = b""
         while data := await self._receive(loop):
             *lines, heard = (heard + data).split(b"\n")
+            said: list[str] = []
             try:
-                if any(self._note(json.loads(line)) for line in lines):
+                if any(self._note(json.loads(line), said) for line in lines):
                     return True
             except (ValueError, KeyError, TypeError):
                 return False  # not our guard's words: treated as a dead one, and swept up after
+            self._repeat(said)
         return False
+
+    def _repeat(self, said: list[str]) -> None:
+        for line in said:
+            if self.on_line is None:
+                return
+            try:
+                self.on_line(line)
+            except Exception:  # whoever listens may fail; the engine goes on
+                log.exception("a line of engine %s could not be read", self.cookie)
+                self.hush()
 
     async def _receive(self, loop: asyncio.AbstractEventLoop) -> bytes:
         try:
@@ -179,7 +214,8 @@ class GuardedEngine:
         except OSError:
             return b""
 
-    def _note(self, message: dict[str, Any]) -> bool:
+    def _note(self, message: dict[str, Any], said: list[str]) -> bool:
+        """Whether this was its last word. `said` is added to."""
         if "started" in message:
             self._settle(self.started, Started(pid=message["started"]))
         elif "failed" in message:
@@ -187,6 +223,9 @@ class GuardedEngine:
             self._settle(self.exited, Exit(127))
         elif "lines" in message:
             self.lines = message["lines"]
+            if self.on_line is not None:
+                said += map(str, message.get("said", ()))
+                self.unfinished = str(message.get("open", ""))
         elif "exited" in message:
             self._settle(self.exited, Exit(message["exited"], tuple(message["tail"])))
         return "gone" in message

@@ -2,12 +2,17 @@
 
 import asyncio
 import errno
+import json
+import os
 import signal
+import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from gateway.providers.local import guard, guarded
 from tests.support.engines import Launcher, fake_engine, soon, text_of, with_cookie
 
 SOON = 2.0
@@ -137,6 +142,71 @@ async def test_output_counts_as_a_sign_of_life(launch: Launcher) -> None:
     engine = launch("/bin/sh", "-c", "echo a; sleep 1.2; echo b; echo c; sleep 60")
     await soon(lambda: engine.lines == 1, "the first line")
     await soon(lambda: engine.lines == 3, "the others, told once")
+
+
+async def test_lines_are_heard_when_they_are_printed_until_it_serves(launch: Launcher) -> None:
+    heard: list[str] = []
+    engine = launch("/bin/sh", "-c", "echo one; printf ..; read nothing; sleep 60", on_line=heard.append)
+    await soon(lambda: (heard, engine.unfinished) == (["one"], ".."), "a line, and a part of one")
+    engine.hush()
+    assert engine.unfinished == ""
+
+
+async def test_what_is_printed_after_that_is_only_counted(launch: Launcher, tmp_path: Path) -> None:
+    heard: list[str] = []
+    served = tmp_path / "served"
+    script = f"echo one; while ! [ -e {served} ]; do sleep 0.01; done; echo a prompt; sleep 60"
+    engine = launch("/bin/sh", "-c", script, on_line=heard.append)
+    await soon(lambda: heard == ["one"], "the first line")
+    engine.hush()
+    served.touch()
+    await soon(lambda: engine.lines == 2, "the other")
+    assert heard == ["one"]
+
+
+async def test_an_engines_last_lines_are_heard_before_its_exit(launch: Launcher) -> None:
+    heard: list[str] = []
+    engine = launch("/bin/sh", "-c", f"echo {'x' * 600}; echo last; exit 3", on_line=heard.append)
+    await engine.exited
+    assert heard == ["x" * guard.TAIL_LINE, "last"]
+
+
+async def test_a_listener_that_fails_is_let_go_and_the_engine_goes_on(launch: Launcher) -> None:
+    def fail(line: str) -> None:
+        raise KeyError(line)
+
+    engine = launch("/bin/sh", "-c", "echo one; sleep 60", on_line=fail)
+    await soon(lambda: engine.on_line is None, "the first line")
+    assert not engine.exited.done()
+
+
+async def test_a_gateway_that_does_not_read_holds_up_neither_guard_nor_engine(launch: Launcher, tmp_path: Path) -> None:
+    """Ten megabytes are printed meanwhile; what it then reads is whole, and ends with the end."""
+    ours, theirs = socket.socketpair()
+    done = tmp_path / "done"
+    order = {
+        "argv": [
+            "/bin/sh",
+            "-c",
+            f"head -c 10000000 /dev/zero | tr '\\0' x | fold -w 99; touch {done}; read x; exit 3",
+        ],
+        "env": {"PATH": os.environ["PATH"], guard.COOKIE: launch.cookie},
+        "cookie": launch.cookie,
+        "log": str(launch.log),
+        "log_limit": 1 << 20,
+        "repeats": True,
+    }
+    argv = [sys.executable, "-I", "-S", guarded.GUARD, "run", str(theirs.fileno())]
+    process = guarded.spawn_guard(argv, [theirs.fileno()], {})
+    with ours:
+        theirs.close()
+        ours.sendall(json.dumps(order).encode() + b"\n")
+        await soon(done.exists, "the engine's output, which nobody reads")
+        with ours.makefile("rb") as said:
+            messages = [json.loads(line) for line in said]
+    assert await asyncio.to_thread(process.wait, 10) == 0
+    assert messages[-2]["exited"] == 3 and messages[-1] == {"gone": True}
+    assert max(len(message.get("said", ())) for message in messages) <= guard.SAID_LINES
 
 
 # --- Its log ---
