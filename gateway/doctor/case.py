@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.config import Settings
+from gateway.gpus import GpusSeen, Version
 from gateway.providers.local.commands import Installed
 from gateway.providers.local.model_files import Model
 from gateway.records.onlookers import Tally
 from gateway.surroundings import Surroundings
 
-Version = tuple[int, ...]
-
 LLAMA_CPP_PYTHON = Installed(llama_cpp=True)
+NO_GPU = GpusSeen()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,41 +109,6 @@ class Build:
     """The CUDA that it was built for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    name: str
-    memory: int
-    """0 where it shares the machine's, and has none of its own to tell of."""
-    free: int
-    capability: Version | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GpusSeen:
-    """What NVIDIA's library says, and what else speaks of a GPU."""
-
-    gpus: tuple[Gpu, ...] = ()
-    problem: str = ""
-    """Why the library says nothing."""
-    driver: str = ""
-    cuda: Version | None = None
-    """The newest CUDA that the driver knows."""
-    devices: tuple[str, ...] = ()
-    """Of /dev/nvidia0 …"""
-
-    @property
-    def memory(self) -> int:
-        return sum(gpu.memory for gpu in self.gpus)
-
-    @property
-    def free(self) -> int:
-        return sum(gpu.free for gpu in self.gpus)
-
-    def __str__(self) -> str:
-        names = [gpu.name for gpu in self.gpus]
-        return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-
-
 EngineKind = Literal["vLLM", "llama-server", "llama-cpp-python's own server", "Ollama"]
 
 
@@ -228,7 +193,7 @@ class Facts:
     """By ENGINE."""
     engine_program: bool = True
     """Whether ENGINE_COMMAND's first word can be run."""
-    gpus: GpusSeen = GpusSeen()
+    gpus: GpusSeen = NO_GPU
     engines: tuple[EngineSeen, ...] = ()
     readable: tuple[tuple[str, int], ...] = ()
     """(path, mode) of files with secrets in them that others may read."""

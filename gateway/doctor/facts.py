@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gateway import assembly, config
+from gateway import assembly, config, gpus
 from gateway.config import SETTINGS, Settings
 from gateway.doctor import sockets
 from gateway.doctor.case import (
@@ -37,18 +37,16 @@ from gateway.doctor.case import (
     Facts,
     Folder,
     GatewaySeen,
-    Gpu,
-    GpusSeen,
     KeysFile,
     Listener,
     ModelSeen,
     PagesAsked,
     Request,
-    Version,
 )
 from gateway.doctor.pgo import has_pgo
 from gateway.doctor.sockets import Answer
 from gateway.doctor.storage import HANGS_AFTER
+from gateway.gpus import GpusSeen, Version
 from gateway.providers.local import models
 from gateway.providers.local.commands import Installed
 from gateway.providers.local.model_error import ModelError
@@ -368,43 +366,7 @@ def _readable(path: Path) -> Iterator[tuple[str, int]]:
 def look_at_gpus(nvml: Any = None) -> GpusSeen:
     """What NVIDIA's library says. Its first call loads the driver's library, and starts no work."""
     devices = tuple(sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*")))
-    if nvml is None:
-        try:
-            import pynvml
-        except ImportError:
-            return GpusSeen(problem="nvidia-ml-py is not installed", devices=devices)
-        nvml = pynvml
-    try:
-        nvml.nvmlInit()
-    except (nvml.NVMLError, OSError) as error:
-        return GpusSeen(problem=str(error), devices=devices)
-    try:
-        cuda = nvml.nvmlSystemGetCudaDriverVersion()
-        return GpusSeen(
-            gpus=tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())),
-            driver=_text(nvml.nvmlSystemGetDriverVersion()),
-            cuda=(cuda // 1000, cuda % 1000 // 10),
-            devices=devices,
-        )
-    except nvml.NVMLError as error:
-        return GpusSeen(problem=str(error), devices=devices)
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _gpu(nvml: Any, index: int) -> Gpu:
-    device = nvml.nvmlDeviceGetHandleByIndex(index)
-    capability = tuple(nvml.nvmlDeviceGetCudaComputeCapability(device))
-    try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(device)
-    except nvml.NVMLError:
-        return Gpu(_text(nvml.nvmlDeviceGetName(device)), 0, 0, capability)
-    return Gpu(_text(nvml.nvmlDeviceGetName(device)), memory.total, memory.free, capability)
-
-
-def _text(value: str | bytes) -> str:
-    """Older versions of the binding give bytes."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return replace(gpus.look() if nvml is None else gpus.ask(nvml), devices=devices)
 
 
 def look_at_builds(installed: Installed) -> dict[str, Build]:

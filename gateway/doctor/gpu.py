@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from gateway.doctor.case import Case, Version
+from gateway.doctor.case import Case
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding, found
 from gateway.doctor.model import engine_of
 from gateway.doctor.sizes import GIB, guessed_size, kv_size
+from gateway.gpus import Version
 from gateway.providers.local.commands import CommandError, EngineName
 from gateway.providers.local.model_files import human
 

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from gateway.doctor.case import Case, Version
+from gateway.doctor.case import Case
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding, found
 from gateway.doctor.model import engine_of
 from gateway.doctor.sizes import guessed_size
+from gateway.gpus import Version
 from gateway.kinds import spell_size
 from gateway.providers.local.commands import CommandError
 from gateway.providers.local.model_files import human

@@ -12,22 +12,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from gateway.config import load
 from gateway.doctor import facts
-from gateway.doctor.case import Build, Case, Gpu, GpusSeen, KeysFile, Listener, PagesAsked, Request
+from gateway.doctor.case import Build, Case, KeysFile, Listener, PagesAsked, Request
 from gateway.doctor.facts import HANGS, gather, run_errands
 from gateway.doctor.report import judge
+from gateway.gpus import GpusSeen
 from gateway.policy.keys import Key
 from gateway.providers.local.commands import Installed
 from gateway.records.ended import Ended
 from gateway.records.lines import happening_json, happening_text, json_line, text_line
 from gateway.records.onlookers import Tally
 from gateway.surroundings import Surroundings, look, read_file, settle
+from tests.support import nvml
 from tests.support.doctoring import KEY, PLAIN, codes
 from tests.support.llama import reference_server
 
@@ -283,42 +283,15 @@ def test_secrets_that_others_may_read_are_found_and_not_kept(tmp_path: Path) -> 
 # --- GPUs and engines ------------------------------------------------------------------------------------------------
 
 
-class Trouble(Exception):
-    """Stands for NVMLError."""
-
-
-def library(**changes: Any) -> Any:
-    """As nvidia-ml-py has it, on a machine with one GPU; the names are its own."""
-    answers: dict[str, Any] = {
-        "NVMLError": Trouble,
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlSystemGetDriverVersion": lambda: b"570.86.15",
-        "nvmlSystemGetCudaDriverVersion": lambda: 12080,
-        "nvmlDeviceGetCount": lambda: 1,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetName": lambda device: "NVIDIA L4",
-        "nvmlDeviceGetMemoryInfo": lambda device: SimpleNamespace(total=24, free=23, used=1),
-        "nvmlDeviceGetCudaComputeCapability": lambda device: (8, 9),
-    }
-    return SimpleNamespace(**(answers | changes))
-
-
-def fail(*words: object) -> None:
-    raise Trouble("Driver Not Loaded")
-
-
 def test_gpus_are_told_as_nvidias_library_tells_them() -> None:
-    seen = facts.look_at_gpus(library())
-    assert (seen.gpus, seen.driver, seen.cuda) == ((Gpu("NVIDIA L4", 24, 23, (8, 9)),), "570.86.15", (12, 8))
-    assert facts.look_at_gpus(library(nvmlDeviceGetMemoryInfo=fail)).gpus == (Gpu("NVIDIA L4", 0, 0, (8, 9)),)
+    seen = facts.look_at_gpus(nvml.library("L4"))
+    assert (seen.gpus, seen.driver, seen.cuda) == (nvml.gpus("L4"), "570.86.15", (12, 8))
 
 
 def test_a_driver_that_is_not_there_or_fails_halfway_is_told_in_its_words() -> None:
-    closed: list[bool] = []
-    broken = library(nvmlDeviceGetName=fail, nvmlShutdown=lambda: closed.append(True))
-    assert facts.look_at_gpus(broken).problem == "Driver Not Loaded" and closed == [True]
-    assert facts.look_at_gpus(library(nvmlInit=fail)).problem == "Driver Not Loaded"
+    halfway = nvml.library("L4", nvmlDeviceGetName=nvml.fail)
+    assert facts.look_at_gpus(halfway).problem == "the driver answers, and not all: Not Supported"
+    assert facts.look_at_gpus(nvml.library(nvmlInit=nvml.fail)).problem == "Not Supported"
 
 
 def test_the_real_library_answers_or_says_why_not() -> None:

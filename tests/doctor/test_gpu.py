@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.doctor.case import Build, Facts, GatewaySeen, Gpu, GpusSeen, ModelSeen
+from gateway.doctor.case import Build, Facts, GatewaySeen, ModelSeen
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE
 from gateway.doctor.gpu import check
+from gateway.gpus import Gpu, GpusSeen
 from gateway.providers.local.commands import Installed
 from tests.support.doctoring import GIB, SERVERLESS, case, codes, gguf, only
 

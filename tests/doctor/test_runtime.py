@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.doctor.case import Facts, Gpu, GpusSeen, ModelSeen
+from gateway.doctor.case import Facts, ModelSeen
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE
 from gateway.doctor.runtime import AIOHTTP_CEILING, PYTHONS, check, version_of
+from gateway.gpus import Gpu, GpusSeen
 from gateway.web.wire import AIOHTTP_FLOOR
 from tests.support.doctoring import GIB, PLAIN, case, codes, gguf, only
 
