@@ -1,36 +1,35 @@
 """From settings to rooms: which provider, with what; who may. What `app.py` needs to know of each, in one place."""
 
+import errno
 import os
 import shlex
+import socket
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import aiohttp
 
 from gateway.config import Settings
 from gateway.policy.keys import Key
 from gateway.policy.spending import Spending, problem
-from gateway.providers.base import Loading, Provider
+from gateway.providers.base import Intent, Loading, Provider
 from gateway.providers.catalogue import provider_class
-from gateway.proxy.bodies import Bodies, BodyLimits
-from gateway.proxy.checker import Checker
-from gateway.proxy.checks import Rules, refused_fields
-from gateway.proxy.media import MediaFetcher
-from gateway.proxy.pool import system_trust
 from gateway.records import lines
 from gateway.records.logs import Formats, LogPlan, Logs
 from gateway.records.spent import Spent, SpentFolder
 from gateway.surroundings import Surroundings
 from gateway.web.auth import Keys, first_key
 from gateway.web.keyring import Keyring, KeysWrong
-from gateway.web.quota import Quotas
+from gateway.web.ports import listening
 
-if TYPE_CHECKING:  # the room of models is entered only where there is one to look for
+if TYPE_CHECKING:
+    # The room of models is entered only where there is one to look for.
     from gateway.providers.local.commands import EngineSpec
     from gateway.providers.local.models import Places, Wants
+    from gateway.proxy.bodies import Bodies
+    from gateway.web.quota import Quotas
+    from gateway.web.tls import Certificate
 
 DEMO_NAME = "wakegate-demo"
 
@@ -69,9 +68,7 @@ class Access:
     """Keys that no setting holds, and no log may."""
 
 
-def make_access(
-    settings: Settings, around: Surroundings, *, on_reload: Callable[[bool, str], None] = lambda ok, line: None
-) -> Access:
+def make_access(settings: Settings, around: Surroundings) -> Access:
     """Who may (INTERFACE: "No key configured"). Raises CannotStart where nobody would be kept out by accident."""
     admin = Keys([Key.of("admin", settings.admin_key.get_secret_value())] if settings.admin_key else [])
 
@@ -82,7 +79,7 @@ def make_access(
         return access(Keyring(), None, "Keys are off (AUTH_ENABLED=false): anybody who reaches it may use it.")
     fixed = [Key.of("api-key", settings.api_key.get_secret_value())] if settings.api_key is not None else []
     if fixed or settings.api_keys_file is not None:
-        ring = _load_keys(settings, fixed, on_reload)
+        ring = _load_keys(settings, fixed)
         count = f"{len(ring.keys) - len(fixed)} keys in {settings.api_keys_file}"
         said = (count, *(f"warning: {line}" for line in ring.warnings)) if settings.api_keys_file is not None else ()
         return access(ring, "$API_KEY", *said)
@@ -100,12 +97,11 @@ def make_access(
     return replace(found, made=key if made and around.is_terminal else None, secrets=(key,))
 
 
-def _load_keys(settings: Settings, fixed: list[Key], on_reload: Callable[[bool, str], None]) -> Keyring:
+def _load_keys(settings: Settings, fixed: list[Key]) -> Keyring:
     """A monthly_spend that nobody can count is an objection: a limit on money that is none."""
     ring = Keyring(
         fixed,
         settings.api_keys_file,
-        on_reload=on_reload,
         objection=lambda keys: problem(keys, settings.hourly_price),
     )
     try:
@@ -125,12 +121,106 @@ def _first_key(folder: Path) -> tuple[str, Path, bool]:
         ) from error
 
 
-def make_quotas(settings: Settings, boot: Boot, *, now: float) -> Quotas:
+def make_certificate(settings: Settings) -> "Certificate | None":
+    """What PORT speaks TLS with. Raises CannotStart."""
+    if settings.tls_cert is None:
+        return None
+    from gateway.web.tls import Certificate, CertificateError
+
+    certificate = Certificate(settings.tls_cert, settings.tls_key)
+    try:
+        certificate.load()
+    except CertificateError as error:
+        raise CannotStart(str(error)) from error
+    return certificate
+
+
+def make_quotas(settings: Settings, boot: Boot, *, now: float) -> "Quotas":
     """What keys may take, and, where an hour has a price, what they have spent, kept on the volume."""
+    from gateway.web.quota import Quotas
+
     if settings.hourly_price is None:
         return Quotas()
     spent = Spent(SpentFolder(settings.data_dir / "state" / "spent", f"{boot.worker}-{settings.port}"))
     return Quotas(Spending(settings.hourly_price, now=now, wall=time.time()), spent)
+
+
+# --- Before the rest is imported --------------------------------------------------------------------------------------
+
+UPSTREAM = "default"
+"""What the one upstream is called."""
+
+
+@dataclass(slots=True)
+class Ports:
+    """Those that callers come to, open; nobody is accepted before there is somebody to answer."""
+
+    main: Sequence[socket.socket]
+    metrics: Sequence[socket.socket] = ()
+
+    def close(self) -> None:
+        for opened in (*self.main, *self.metrics):
+            opened.close()
+
+
+def open_ports(settings: Settings) -> Ports:
+    """Raises CannotStart when one is taken."""
+    main = _open("PORT", settings.host, settings.port)
+    if settings.metrics_port is None:
+        return Ports(main)
+    try:
+        return Ports(main, _open("METRICS_PORT", settings.host, settings.metrics_port))
+    except CannotStart:
+        Ports(main).close()
+        raise
+
+
+def _open(setting: str, host: str, port: int) -> list[socket.socket]:
+    try:
+        return listening(host, port)
+    except OSError as error:
+        raise CannotStart(listen_problem(host, port, error, setting)) from error
+
+
+def listen_problem(host: str, port: int, error: OSError, setting: str = "PORT") -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{setting}: {port} is taken by another program; stop that one, or set {setting} to a free one."
+    if error.errno == errno.EACCES:
+        return f"{setting}: {port} may not be opened by this user; set {setting} to one above 1023."
+    return f"HOST: cannot listen on {host}:{port} ({error.strerror or error}); set HOST to an address of this machine."
+
+
+@dataclass(slots=True)
+class Ahead:
+    """What is made first: whatever may refuse the start, and then the engine, which takes longer than all the rest."""
+
+    access: Access
+    certificate: "Certificate | None"
+    provider: Provider
+    ports: Ports | None = field(default=None)
+    """None: not opened yet."""
+
+    async def close(self) -> None:
+        """For a start that ends here. Whatever runs already is ended with it."""
+        if self.ports is not None:
+            self.ports.close()
+        await self.provider.close()
+
+
+def make_ahead(settings: Settings, around: Surroundings, boot: Boot) -> Ahead:
+    """Opens and starts nothing. Raises CannotStart."""
+    access = make_access(settings, around)
+    return Ahead(access, make_certificate(settings), make_provider(settings, boot))
+
+
+async def go_ahead(ahead: Ahead, settings: Settings) -> None:
+    """The ports, then the engine, if it is to be started at once: returns when its process is on its way, or soon."""
+    ahead.ports = open_ports(settings)
+    if settings.provider == "local" and settings.wake_on_start:
+        from gateway.providers.local.provider import LocalProvider
+
+        if isinstance(ahead.provider, LocalProvider):
+            await ahead.provider.go_ahead(Intent(UPSTREAM, 1))
 
 
 def make_logs(settings: Settings, boot: Boot, redact: Callable[[str], str]) -> Logs:
@@ -150,8 +240,13 @@ def make_logs(settings: Settings, boot: Boot, redact: Callable[[str], str]) -> L
     return Logs(plan, formats=formats, redact=redact)
 
 
-def make_bodies(settings: Settings, *, gather: bool = False, on_repair: Callable[[int], None]) -> Bodies:
+def make_bodies(settings: Settings, *, gather: bool = False, on_repair: Callable[[int], None]) -> "Bodies":
     """`gather`: whether the engine is asked for a stream where a caller asked for none."""
+    from gateway.proxy.bodies import Bodies, BodyLimits
+    from gateway.proxy.checker import Checker
+    from gateway.proxy.checks import Rules, refused_fields
+    from gateway.proxy.media import MediaFetcher
+
     rules = Rules(
         refused=refused_fields(",".join(settings.refuse_fields)),
         media_hosts=settings.media_hosts,
@@ -184,7 +279,10 @@ def make_provider(settings: Settings, boot: Boot) -> Provider:
 
 
 def _make_external(settings: Settings) -> Provider:
+    import aiohttp
+
     from gateway.providers.external.provider import endpoint_of
+    from gateway.proxy.pool import system_trust
 
     key = settings.upstream_api_key.get_secret_value() if settings.upstream_api_key else None
     try:

@@ -1,5 +1,8 @@
 """The gateway's process: from the environment to settings, logs and an event loop, and from signals to an exit code.
 
+An engine takes seconds to minutes, most of them alone. So only what can refuse a start, and what starts an engine, is
+imported before its process runs; the web server and all that answers come while the engine imports its own.
+
 SIGTERM and SIGINT end it in order, a second one at once; SIGHUP has it read keys and certificates again. Exit codes: 0,
 and 2 for what somebody has to mend, with one line that says what.
 """
@@ -11,14 +14,16 @@ import platform
 import re
 import secrets
 import signal
+import ssl
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway import assembly, surroundings
-from gateway.app import Gateway
 from gateway.assembly import Boot, CannotStart
 from gateway.config import Settings, SettingsError
 from gateway.records import console
@@ -26,7 +31,9 @@ from gateway.records.console import say, set_up_logging
 from gateway.records.logs import Logs
 from gateway.records.redact import Redactor, hook_exceptions, loop_handler
 from gateway.surroundings import Surroundings
-from gateway.web.wire import AIOHTTP_FLOOR, parser_is_compiled
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
 
 
 def make_boot(environ: Mapping[str, str]) -> Boot:
@@ -41,7 +48,6 @@ def make_boot(environ: Mapping[str, str]) -> Boot:
 
 async def serve(settings: Settings, around: Surroundings, boot: Boot, logs: Logs, redact: Redactor) -> int:
     """The main job, from listening to the end. Returns the exit code. Raises CannotStart."""
-    gateway = Gateway(settings, around, boot, logs, redact)
     told = asyncio.Event()
     again = asyncio.Event()
 
@@ -51,8 +57,9 @@ async def serve(settings: Settings, around: Surroundings, boot: Boot, logs: Logs
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
     loop.set_exception_handler(loop_handler(redact, lambda text: logs.record(text, "error")))
+    gateway = await begin(settings, around, boot, logs, redact)
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
     await gateway.listen()
     gateway.begin()
     gc.freeze()  # what start-up made stays: full collections need not look at it
@@ -71,12 +78,55 @@ async def serve(settings: Settings, around: Surroundings, boot: Boot, logs: Logs
     return 0
 
 
+async def begin(settings: Settings, around: Surroundings, boot: Boot, logs: Logs, redact: Redactor) -> "Gateway":
+    """The engine's process first, then our own rooms. Raises CannotStart, with nothing left of either."""
+    ahead = assembly.make_ahead(settings, around, boot)
+    try:
+        await assembly.go_ahead(ahead, settings)
+        with no_certificates():
+            import aiohttp  # noqa: F401 - for those who import it later
+        from gateway.app import Gateway
+
+        check_parser()
+        return Gateway(settings, around, boot, logs, redact, ahead)
+    except BaseException:
+        await ahead.close()
+        raise
+
+
+@contextmanager
+def no_certificates() -> Iterator[None]:
+    """TLS contexts made meanwhile trust nobody.
+
+    aiohttp makes two for its client when it is imported, and reads this machine's hundred certificates for each: 40 ms.
+    None of our sessions uses them: who speaks TLS here brings a context of its own. One that forgot to would find every
+    certificate wrong, never a wrong one right.
+    """
+    names = ("load_default_certs", "set_default_verify_paths")
+    kept = {name: vars(ssl.SSLContext).get(name) for name in names}
+    for name in names:
+        setattr(ssl.SSLContext, name, lambda *_: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            if method is None:
+                delattr(ssl.SSLContext, name)  # inherited
+            else:
+                setattr(ssl.SSLContext, name, method)
+
+
+WITHOUT_PARSER = (
+    "AIOHTTP_NO_EXTENSIONS: aiohttp runs without its compiled parser, which lets broken requests through; unset it, "
+    "and install aiohttp from a wheel."
+)
+
+
 def check_parser() -> None:
-    if not parser_is_compiled() or os.environ.get("AIOHTTP_NO_EXTENSIONS"):
-        raise CannotStart(
-            "AIOHTTP_NO_EXTENSIONS: aiohttp runs without its compiled parser, which lets broken requests through; "
-            "unset it, and install aiohttp from a wheel."
-        )
+    from gateway.web.wire import AIOHTTP_FLOOR, parser_is_compiled
+
+    if not parser_is_compiled():
+        raise CannotStart(WITHOUT_PARSER)
     import aiohttp
 
     version = tuple(int(part) for part in aiohttp.__version__.split(".")[:3] if part.isdigit())
@@ -96,7 +146,8 @@ def loop_factory() -> "asyncio.AbstractEventLoop":
 def main() -> int:
     """The gateway's process. Returns its exit code: 0, or 2 for a setting that is wrong."""
     try:
-        check_parser()
+        if os.environ.get("AIOHTTP_NO_EXTENSIONS"):
+            raise CannotStart(WITHOUT_PARSER)
         settings, around = surroundings.settings_here(os.environ)
     except SettingsError as error:
         for warning in error.warnings:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.__main__ import no_certificates
+from gateway.process import no_certificates
 from tests.support.worker import KEY, free_port, wait_for
 
 ROOT = Path(__file__).parents[1]

@@ -1,12 +1,22 @@
 """The process around the gateway: what it is called in logs, and what it says when it cannot begin."""
 
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from gateway.assembly import Boot
+from gateway.assembly import Ahead, Boot, CannotStart, go_ahead, make_ahead
+from gateway.config import Settings
 from gateway.process import give_up, make_boot
+from gateway.providers.base import Intent
+from gateway.providers.local.provider import LocalProvider
+from gateway.surroundings import Surroundings
+
+ROOT = Path(__file__).parents[1]
 
 
 def boot(**environ: str) -> Boot:
@@ -29,3 +39,70 @@ def test_a_pod_is_called_by_its_id_in_letters_that_a_file_name_can_have(tmp_path
 def test_what_must_be_mended_is_said_line_by_line_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert give_up(("PORT: taken", "MODEL: nowhere")) == 2
     assert capsys.readouterr().err == "[gateway] PORT: taken\n[gateway] MODEL: nowhere\n"
+
+
+# --- The engine first ---
+
+
+class Begun(LocalProvider):
+    """Notes what it was told to begin, and begins nothing."""
+
+    def __init__(self) -> None:
+        self.intents: list[Intent] = []
+
+    async def go_ahead(self, intent: Intent) -> None:
+        self.intents.append(intent)
+
+
+def ahead(tmp_path: Path, **given: object) -> tuple[Ahead, Begun, Settings]:
+    given = {"data_dir": tmp_path, "api_key": "sk-test-0123456789abcdef", "port": 0, "host": "127.0.0.1"} | given
+    settings = Settings(engine_command="engine --port {port}", **given)  # type: ignore[arg-type]
+    made = make_ahead(settings, Surroundings(), make_boot({"WAKEGATE_RUN_DIR": str(tmp_path)}))
+    made.provider = provider = Begun()
+    return made, provider, settings
+
+
+async def test_the_port_is_open_before_the_engine_is_begun(tmp_path: Path) -> None:
+    made, provider, settings = ahead(tmp_path)
+    await go_ahead(made, settings)
+    assert made.ports is not None
+    with socket.create_connection(made.ports.main[0].getsockname()):
+        assert provider.intents == [Intent("default", 1)]
+    made.ports.close()
+
+
+async def test_no_engine_is_begun_where_the_port_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        made, provider, settings = ahead(tmp_path, port=other.getsockname()[1])
+        with pytest.raises(CannotStart, match="PORT"):
+            await go_ahead(made, settings)
+    assert provider.intents == []
+
+
+async def test_no_port_stays_open_where_that_for_metrics_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        made, provider, settings = ahead(tmp_path, port=port, metrics_port=other.getsockname()[1])
+        with pytest.raises(CannotStart, match="METRICS_PORT"):
+            await go_ahead(made, settings)
+    assert provider.intents == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+async def test_an_engine_that_shall_wait_for_its_first_caller_is_not_begun(tmp_path: Path) -> None:
+    made, provider, settings = ahead(tmp_path, wake_on_start=False)
+    await go_ahead(made, settings)
+    assert made.ports is not None and provider.intents == []
+    made.ports.close()
+
+
+def test_the_engine_does_not_wait_for_the_web_server_to_be_imported() -> None:
+    code = (
+        "import sys, gateway.process, gateway.providers.local.provider, gateway.providers.local.models\n"
+        "print([name for name in ('aiohttp', 'gateway.app', 'gateway.proxy.checks', 'yarl') if name in sys.modules])"
+    )
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -7,12 +7,12 @@ import asyncio
 import json
 import ssl
 from dataclasses import dataclass
-from typing import Any
-
-import aiohttp
-from yarl import URL
+from typing import TYPE_CHECKING, Any
 
 from gateway.providers.base import Endpoint
+
+if TYPE_CHECKING:  # imported with the first look: an engine on this machine is started before (process.py)
+    import aiohttp
 
 ANSWER_MAX = 1 << 20
 """Bytes of an answer that are read. A longer one is no health and no list of models."""
@@ -48,8 +48,11 @@ class Sight:
         return float(value)
 
 
-async def look(session: aiohttp.ClientSession, endpoint: Endpoint, path: str, *, within: float) -> Sight:
+async def look(session: "aiohttp.ClientSession", endpoint: Endpoint, path: str, *, within: float) -> Sight:
     """GET `path` (its prefix included) from `endpoint`, with the endpoint's key. Raises nothing but cancellation."""
+    import aiohttp
+    from yarl import URL
+
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "wakegate"}
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
@@ -90,11 +93,13 @@ def is_html(content_type: str, body: bytes) -> bool:
     return "html" in content_type.lower() or body[:64].lstrip()[:1] == b"<"
 
 
-def private_session(socket: str | None) -> aiohttp.ClientSession:
+def private_session(socket: str | None) -> "aiohttp.ClientSession":
     """A session for one engine on this machine: no cookies, no proxies from the environment, a connection per look.
 
     To be closed by its maker. Not kept alive, since engines close idle connections when they please.
     """
+    import aiohttp
+
     connector: aiohttp.BaseConnector
     if socket is None:
         connector = aiohttp.TCPConnector(force_close=True, use_dns_cache=False)
@@ -105,7 +110,7 @@ def private_session(socket: str | None) -> aiohttp.ClientSession:
     )
 
 
-async def settle(session: aiohttp.ClientSession) -> None:
+async def settle(session: "aiohttp.ClientSession") -> None:
     """Close a session, and let its transports notice before the loop may end."""
     await session.close()
     await asyncio.sleep(0)

@@ -78,7 +78,7 @@ class Keyring:
     ) -> None:
         self._fixed = tuple(fixed)
         self._file = file
-        self._on_reload = on_reload
+        self.on_reload = on_reload
         self._objection = objection
         """What other settings have against these keys, in one sentence."""
         self._every = every
@@ -180,7 +180,7 @@ class Keyring:
         before, was_wrong = self.keys, self._wrong is not None
         self._use(found, reading)
         again = "can be used again" if was_wrong else "was read again"
-        self._on_reload(True, f"{NAME} {again}: {_difference(before, self.keys, len(self._fixed))}")
+        self.on_reload(True, f"{NAME} {again}: {_difference(before, self.keys, len(self._fixed))}")
 
     def _use(self, found: Found, reading: Reading) -> None:
         self._enforce((*self._fixed, *reading.keys))
@@ -199,7 +199,7 @@ class Keyring:
             return
         since = self._wrong[0] if self._wrong is not None else self._wall()
         self._wrong = (since, why)
-        self._on_reload(False, f"{NAME} ({self._file}) cannot be used, the keys of before stay in force: {why}")
+        self.on_reload(False, f"{NAME} ({self._file}) cannot be used, the keys of before stay in force: {why}")
 
     def _problems(self, reading: Reading) -> tuple[str, ...]:
         objection = self._objection(reading.keys)

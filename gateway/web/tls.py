@@ -33,6 +33,8 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
+from gateway.web.ports import BACKLOG, listening
+
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds, as for the head of a request."""
 SHUTDOWN_TIMEOUT: Final = 2.0
@@ -94,7 +96,7 @@ class Certificate:
         """`on_reload` hears, on the loop that watches, of each new pair and of one that stays wrong."""
         self._cert = cert
         self._key = key
-        self._on_reload = on_reload
+        self.on_reload = on_reload
         self._every = every
         self._patience = patience
         self._context = _Newest(ssl.PROTOCOL_TLS_SERVER)
@@ -165,7 +167,7 @@ class Certificate:
         if self._loop is None:
             return
         try:
-            self._loop.call_soon_threadsafe(self._on_reload, told)
+            self._loop.call_soon_threadsafe(self.on_reload, told)
         except RuntimeError:
             self._ended = True  # the loop has ended, and with it whoever would listen
 
@@ -363,15 +365,18 @@ class TlsSite(web.BaseSite):
         context: ssl.SSLContext,
         *,
         most: int,
-        backlog: int = 1024,
+        backlog: int = BACKLOG,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        sockets: Sequence[socket.socket] | None = None,
     ) -> None:
-        """`most` is MAX_CONNECTIONS: handshakes and connections together, and a few to be told that it is full."""
+        """`most` is MAX_CONNECTIONS: handshakes and connections together, and a few to be told that it is full.
+        `sockets`: those of host and port, where they listen already."""
         super().__init__(runner, ssl_context=context, backlog=backlog)
         self._to = server
         self._host = host
         self._port = port
         self._most = most
+        self._sockets = sockets
         self._handshake_timeout = handshake_timeout
 
     @property
@@ -380,7 +385,9 @@ class TlsSite(web.BaseSite):
 
     async def start(self) -> None:
         """Raises OSError when the address cannot be listened on."""
-        sockets = await _listening(self._host, self._port, self._backlog)
+        sockets = self._sockets
+        if sockets is None:
+            sockets = await asyncio.to_thread(listening, self._host, self._port, self._backlog)
         await super().start()
         self._server = cast("asyncio.AbstractServer", _Listener(sockets, self._enter))
 
@@ -420,9 +427,9 @@ class _Listener:
     def close(self) -> None:
         for task in (*self._accepting, *self._entering):
             task.cancel()
-        for listening in self.sockets:
-            self._loop.remove_reader(listening)
-            listening.close()
+        for opened in self.sockets:
+            self._loop.remove_reader(opened)
+            opened.close()
         self.sockets = ()
 
     async def _accept(self, listening: socket.socket) -> None:
@@ -437,25 +444,3 @@ class _Listener:
             task = self._loop.create_task(self._enter(caller, len(self._entering)))
             self._entering.add(task)
             task.add_done_callback(self._entering.discard)
-
-
-async def _listening(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """One socket for each address that the host has, as asyncio's own server does. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            listening = socket.socket(family, kind, protocol)
-            sockets.append(listening)
-            listening.setblocking(False)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(address)
-            listening.listen(backlog)
-    except OSError:
-        for listening in sockets:
-            listening.close()
-        raise
-    return sockets

@@ -1,6 +1,6 @@
 """An engine that is nothing but quick, for soaks: answers by what stands in the prompt. Standard library only.
 
-    python -I -S quick_engine.py SOCKET
+    python -I -S quick_engine.py SOCKET [SECONDS before it listens]
 
 `fail` in the prompt: 500; `slow`: a stream that goes on until its caller leaves; else one answer, with `usage`,
 streamed where it is asked for; with `a moment` in the prompt not at once, so that there is a speed to speak of.
@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
 
 
 async def main() -> None:
+    await asyncio.sleep(float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
     server = await asyncio.get_running_loop().create_unix_server(Connection, sys.argv[1], backlog=256)
     await server.serve_forever()
 

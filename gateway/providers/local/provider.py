@@ -19,9 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
-
-import aiohttp
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.providers.base import (
     Endpoint,
@@ -45,6 +43,9 @@ from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.news_pipe import NewsPipe
 from gateway.providers.probe import Sight, look, private_session, settle
 
+if TYPE_CHECKING:  # imported with the first look, when the engine's process runs already
+    import aiohttp
+
 log = logging.getLogger(__name__)
 
 FIRST_LOOK, LAST_LOOK = 0.02, 0.25
@@ -59,6 +60,8 @@ CONFIRM_WITHIN = 5.0
 ILL_GRACE = 10.0
 """Seconds for an engine that is ended because it does not serve any more: its stop command may be all that ends it."""
 STOPPED = "The engine was stopped."
+AHEAD_WITHIN = 0.2
+"""Seconds that whoever starts an engine ahead waits for its process. A download, or a slow disk, is not waited for."""
 LINES_OF_A_LOOK = 8
 """That an engine prints at most about one look, which is up to three requests."""
 
@@ -93,12 +96,15 @@ def find_installed() -> Installed:
 class Run:
     """One start, from its order to its end."""
 
+    intent: Intent
     instance: Instance
     cookie: str
     place: Place
     folder: Path
     feed: Feed = field(default_factory=Feed)
     engine: GuardedEngine | None = None
+    launched: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there is an engine: its guard has the order."""
     served: bool = False
     """Whether it was ready once: its end is then a crash, not a failed start."""
     stopping: bool = False
@@ -155,6 +161,8 @@ class LocalProvider:
         self._python = python
         self._watch_every = watch_every
         self._runs: dict[str, Run] = {}
+        self._ahead: Run | None = None
+        """The one that was begun before it was ordered."""
         self._door = commands.door(spec, spec.engine)
         self._profile = self._first_profile()
         self._command_line: tuple[str, ...] = ()
@@ -175,6 +183,10 @@ class LocalProvider:
 
     async def start(self, intent: Intent, journal: Journal) -> Instance:
         """Begin; the endpoint is known, the engine is not there yet. Raises ProviderError."""
+        if self._ahead is not None:
+            run, self._ahead = self._ahead, None
+            if run.intent == intent:
+                return run.instance
         if any(run.life is not None and not run.life.done() for run in self._runs.values()):
             raise ProviderError("The previous engine has not ended yet.")
         self._runs.clear()
@@ -187,6 +199,22 @@ class LocalProvider:
         self._runs[run.instance.id] = run
         run.life = asyncio.get_running_loop().create_task(self._live(run), name=f"engine {run.cookie}")
         return run.instance
+
+    async def go_ahead(self, intent: Intent) -> None:
+        """Begin the start that is ordered next, while whoever orders it is still being imported.
+
+        Returns when the engine's process is on its way, or after a moment. Raises nothing: what is wrong, the order
+        that follows is told. Nothing is written down before it: an engine without its gateway is ended by its guard.
+        """
+        try:
+            run = self._prepare(intent)
+        except ProviderError:
+            return  # the order meets the same
+        self._ahead = self._runs[run.instance.id] = run
+        run.life = asyncio.get_running_loop().create_task(self._live(run), name=f"engine {run.cookie}")
+        launched = asyncio.ensure_future(run.launched.wait())
+        await asyncio.wait({launched, run.life}, timeout=AHEAD_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        launched.cancel()
 
     async def watch(self, instance: Instance) -> AsyncIterator[News]:
         """News until `Gone`."""
@@ -300,7 +328,7 @@ class LocalProvider:
             else Endpoint(f"http://127.0.0.1:{place.port}", key=key)
         )
         cookie = f"{self._boot}.{slug}.{intent.run}"
-        return Run(Instance(cookie, self.name, endpoint, self._now()), cookie, place, folder)
+        return Run(intent, Instance(cookie, self.name, endpoint, self._now()), cookie, place, folder)
 
     # --- One life ---
 
@@ -380,6 +408,7 @@ class LocalProvider:
             spawn=self._spawn,
         )
         pipe.handed_over()
+        run.launched.set()
         return engine
 
     async def _watch_engine(self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe) -> Gone:
@@ -404,7 +433,7 @@ class LocalProvider:
         return how_it_ended(engine.exited.result(), pipe.failure, run.served)
 
     async def _serve(
-        self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: aiohttp.ClientSession
+        self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: "aiohttp.ClientSession"
     ) -> Gone:
         """Until it is ready, then until it is found dead although its process lives."""
         endpoint = run.instance.endpoint
@@ -421,7 +450,7 @@ class LocalProvider:
                 return Gone("The engine's process lives, but it does not serve any more.", detail=f"{health}: {sight}")
 
     async def _until_ready(
-        self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: aiohttp.ClientSession
+        self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: "aiohttp.ClientSession"
     ) -> str | None:
         """Returns the path at which its health may be asked from now on, None when there is none."""
         endpoint = run.instance.endpoint
@@ -456,7 +485,7 @@ class LocalProvider:
         return Loading("booting", None, detail)
 
     @staticmethod
-    async def _slots(session: aiohttp.ClientSession, endpoint: Endpoint, known: Traits) -> int | None:
+    async def _slots(session: "aiohttp.ClientSession", endpoint: Endpoint, known: Traits) -> int | None:
         if not known.slots:
             return None
         sight = await look(session, endpoint, known.slots, within=LOOK_WITHIN)
@@ -473,7 +502,7 @@ def serves(models: Sight) -> bool:
 
 
 async def first_that_exists(
-    session: aiohttp.ClientSession, endpoint: Endpoint, paths: tuple[str, ...]
+    session: "aiohttp.ClientSession", endpoint: Endpoint, paths: tuple[str, ...]
 ) -> tuple[str, Sight]:
     """The first of the paths that the engine has, and what it said there."""
     path, sight = paths[0], Sight(0)

@@ -105,6 +105,47 @@ async def test_start_says_the_endpoint_before_there_is_an_engine(local: Local) -
     assert local.journal.notes[0][1]["cookie"] == instance.id
 
 
+async def test_an_engine_that_was_begun_ahead_is_the_one_that_the_order_gets(local: Local) -> None:
+    provider = local.provider(local.command())
+    await provider.go_ahead(Intent("default", 1))
+    await soon(lambda: len(local.left()) == 1, "the engine")
+    instance, watcher = await local.start(provider)
+    await watcher.first(Ready)
+    assert len(local.left()) == 1
+    await provider.stop(instance, within=1)
+    _, watcher = await local.start(provider, run=2)
+    await watcher.first(Ready)
+
+
+async def test_what_failed_ahead_is_told_to_the_order(local: Local) -> None:
+    provider = local.provider(EngineSpec(engine_command="/nowhere/engine --port {port}"))
+    await provider.go_ahead(Intent("default", 1))
+    _, watcher = await local.start(provider)
+    assert "not found" in (await watcher.first(Gone)).reason
+
+
+async def test_an_engine_that_was_begun_ahead_and_never_ordered_ends_with_the_provider(local: Local) -> None:
+    provider = local.provider(local.command())
+    await provider.go_ahead(Intent("default", 1))
+    await soon(lambda: len(local.left()) == 1, "the engine")
+    await provider.close()
+    assert local.left() == []
+
+
+async def test_a_download_is_not_waited_for_ahead(local: Local) -> None:
+    fetched = asyncio.Event()
+
+    async def fetch(tell: Callable[[Loading], None]) -> None:
+        await fetched.wait()
+
+    provider = local.provider(local.command(), resolve=fetch)
+    await provider.go_ahead(Intent("default", 1))
+    assert local.left() == []
+    fetched.set()
+    _, watcher = await local.start(provider)
+    await watcher.first(Ready)
+
+
 async def test_the_command_line_is_known_once_the_engine_was_called(local: Local) -> None:
     provider = local.provider(local.command())
     assert provider.command_line == ()

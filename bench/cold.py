@@ -1,0 +1,332 @@
+#!/usr/bin/env python3
+"""How much of a cold start is the gateway's own: from exec to the engine's process, and from ready to the first byte.
+
+    python -m bench.cold                       # both, with each engine that is installed; about two minutes
+    python -m bench.cold --engines quick       # the stand-in alone: what the gateway adds where an engine adds nothing
+    python -m bench.cold --rounds 9 --part wake
+
+*boot*: `start.sh --no-setup` with the engine, from its exec. When a process began is read from /proc, which counts in
+hundredths of a second; the port and the answers are looked at every two milliseconds.
+*wake*: a gateway that runs while its engine does not; a streamed request wakes it. When the engine is ready is seen by
+asking it every two milliseconds, beside the gateway. A warm request's first byte is what the engine itself takes.
+
+Engines take turns; medians of the rounds [lowest..highest], in milliseconds. Needs Linux.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import processes
+from bench.stand import BenchError, free_port, get_ready
+from bench.subjects import KEY, ROOT
+
+LOOK_EVERY = 0.002
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+QUICK = ROOT / "tests" / "support" / "quick_engine.py"
+WITHIN = 60.0
+Figures = dict[str, float]
+"""What was measured, in milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One kind of engine, and the settings that a user would choose it by."""
+
+    name: str
+    settings: dict[str, str]
+    missing: str = ""
+
+
+def engines(model: Path, delay: float) -> dict[str, Engine]:
+    """`delay`: seconds that the stand-in takes to be ready."""
+    server = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server") or newest_server()
+    quick = f"{sys.executable} -I -S {QUICK} {{socket}} {delay}"
+    has_package = importlib.util.find_spec("llama_cpp") is not None
+    path = {"PATH": f"{Path(server).parent}:{os.environ['PATH']}"} if server else {}
+    found = (
+        Engine("quick", {"ENGINE_COMMAND": quick, "MODEL": str(model)}),
+        Engine(
+            "llama-server",
+            {"ENGINE": "llama-server", "MODEL": str(model), **path},
+            "" if server else "scripts/build_llama_server.sh",
+        ),
+        Engine(
+            "llama-cpp-python",
+            {"ENGINE": "llama-cpp-python", "MODEL": str(model)},
+            "" if has_package else "pip install 'wakegate[llama]'",
+        ),
+    )
+    return {engine.name: engine for engine in found}
+
+
+def newest_server() -> str:
+    built = sorted((Path.home() / ".cache/wakegate/llama-server").glob("*/llama-server"))
+    return str(built[-1]) if built else ""
+
+
+# --- A gateway ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str], folder: Path, settings: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """The process, and when it was begun (CLOCK_BOOTTIME). Ended with everything below it."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    environment = kept | {
+        "HOST": "127.0.0.1",
+        "API_KEY": KEY,
+        "DATA_DIR": str(folder / "data"),
+        "WAKEGATE_ENV_FILE": str(folder / "empty.env"),
+        "WAKEGATE_PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+        **settings,
+    }
+    (folder / "empty.env").touch()
+    with (folder / "console.txt").open("ab") as console:
+        began = time.clock_gettime(time.CLOCK_BOOTTIME)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process, began
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def connected(port: int, process: subprocess.Popen[bytes]) -> socket.socket:
+    deadline = time.monotonic() + WITHIN
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port), timeout=WITHIN)
+        time.sleep(LOOK_EVERY)
+    raise BenchError(f"nothing listens on {port}")
+
+
+def ask(caller: socket.socket) -> float:
+    """A streamed request; when the first byte of what the model says came (time.monotonic)."""
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 2}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    caller.sendall(head.encode() + body)
+    heard = b""
+    at = 0.0
+    while data := caller.recv(65536):
+        heard += data
+        if not at and b"data: " in heard:
+            at = time.monotonic()
+    caller.close()
+    if b" 200 " not in heard[:20] or b"[DONE]" not in heard:
+        raise BenchError(f"an answer went wrong: {heard[:300]!r}")
+    return at
+
+
+# --- boot -----------------------------------------------------------------------------------------------------------
+
+
+def boot(engine: Engine, folder: Path) -> Figures:
+    """One start of the whole worker with its engine."""
+    port = free_port()
+    settings = engine.settings | {"PORT": str(port), "PORT_HEALTH": str(free_port())}
+    now = time.monotonic()
+    with running([str(ROOT / "start.sh"), "--no-setup"], folder, settings) as (process, began):
+        caller = connected(port, process)
+        opened = time.monotonic()
+        answered = ask(caller)
+        begun = births(process.pid)
+    found = {name: 1000 * (at + TICK / 2 - began) for name, at in begun.items()}
+    found["port open"] = 1000 * (opened - now)
+    found["first byte"] = 1000 * (answered - now)
+    return found
+
+
+def births(root: int) -> dict[str, float]:
+    """When each process of a worker began, in seconds since the machine did."""
+    found: dict[str, float] = {}
+    lines: dict[int, tuple[str, int, float]] = {}
+    for pid in processes.tree(root):
+        with contextlib.suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            fields = stat[stat.rindex(")") + 2 :].split()
+            lines[pid] = (line, int(fields[1]), int(fields[19]) * TICK)
+    guards = {pid for pid, (line, _, _) in lines.items() if "guard.py run" in line}
+    for pid, (line, parent, at) in lines.items():
+        if pid in guards:
+            found["guard"] = at
+        elif parent in guards:
+            found["engine's process"] = at
+        elif line.rstrip().endswith("-m gateway"):
+            found["gateway's process"] = at
+        elif line.rstrip().endswith("/health"):
+            found["health server"] = at
+    if "engine's process" not in found:
+        raise BenchError("the engine's process was not found")
+    return found
+
+
+# --- wake -----------------------------------------------------------------------------------------------------------
+
+
+class Lookout:
+    """Asks the engine itself when it is ready, over its socket, on a thread."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self._folder = run_folder
+        self.ready_at = 0.0
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> float:
+        self._thread.join(WITHIN)
+        return self.ready_at
+
+    def _look(self) -> None:
+        deadline = time.monotonic() + WITHIN
+        while time.monotonic() < deadline:
+            for path in self._folder.glob("*/engine.sock"):
+                if self._is_ready(path):
+                    self.ready_at = time.monotonic()
+                    return
+            time.sleep(LOOK_EVERY)
+
+    @staticmethod
+    def _is_ready(path: Path) -> bool:
+        with socket.socket(socket.AF_UNIX) as end, contextlib.suppress(OSError):
+            end.settimeout(5)
+            end.connect(str(path))
+            end.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return b" 200 " in end.recv(4096)[:20]
+        return False
+
+
+def wakes(engine: Engine, folder: Path, rounds: int) -> list[Figures]:
+    """The same gateway again and again, whose engine stops as soon as it has answered."""
+    port, run_folder = free_port(), folder / "run"
+    run_folder.mkdir(mode=0o700)
+    settings = engine.settings | {
+        "PORT": str(port),
+        "WAKE_ON_START": "false",
+        "IDLE_TIMEOUT": "100ms",
+        "WAKEGATE_RUN_DIR": str(run_folder),
+    }
+    found = []
+    with running([sys.executable, "-P", "-m", "gateway"], folder, settings) as (process, _):
+        connected(port, process).close()
+        for _ in range(rounds):
+            lookout = Lookout(run_folder)
+            asked = time.monotonic()
+            answered = ask(connected(port, process))
+            ready = lookout.wait()
+            again = time.monotonic()
+            warm = ask(connected(port, process)) - again
+            found.append(
+                {
+                    "request to ready": 1000 * (ready - asked),
+                    "ready to first byte": 1000 * (answered - ready),
+                    "of it, a warm request": 1000 * warm,
+                }
+            )
+            deadline = time.monotonic() + WITHIN
+            while any(run_folder.glob("*/")) and time.monotonic() < deadline:
+                time.sleep(0.02)
+    return found
+
+
+# --- The table ------------------------------------------------------------------------------------------------------
+
+BOOT = ("health server", "gateway's process", "port open", "guard", "engine's process", "first byte")
+WAKE = ("request to ready", "ready to first byte", "of it, a warm request")
+
+
+def table(title: str, rows: tuple[str, ...], values: dict[str, list[Figures]]) -> str:
+    head = f"| {title} | " + " | ".join(values) + " |"
+    lines = [head, "|---" * (len(values) + 1) + "|"]
+    lines += [
+        f"| {row} | " + " | ".join(cell([one[row] for one in found]) for found in values.values()) + " |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def cell(figures: list[float]) -> str:
+    return f"{statistics.median(figures):.0f} [{min(figures):.0f}..{max(figures):.0f}]"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--engines", default="", help="quick, llama-server, llama-cpp-python")
+    parser.add_argument("--part", choices=("boot", "wake", "both"), default="both")
+    asked = parser.parse_args()
+    get_ready()
+    before = processes.Busy.now()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="wakegate-cold-") as name:
+        here = Path(name)
+        model = here / "demo.gguf"
+        subprocess.run([sys.executable, str(ROOT / "scripts/make_demo_model.py"), str(model)], check=True)
+        try:
+            if asked.part != "wake":
+                print(
+                    table(
+                        "boot, ms after exec", BOOT, boots(chosen(engines(model, 0), asked.engines), here, asked.rounds)
+                    )
+                )
+            if asked.part != "boot":
+                woken: dict[str, list[Figures]] = {}
+                for number, engine in enumerate(chosen(engines(model, 0.7), asked.engines).values()):
+                    (folder := here / f"wake{number}").mkdir()
+                    woken[engine.name] = wakes(engine, folder, asked.rounds)
+                print("\n" + table("wake, ms", WAKE, woken))
+        except BenchError as error:
+            print(error, file=sys.stderr)
+            return 2
+    cores = len(os.sched_getaffinity(0))
+    others = processes.Busy.now().others_since(before) / (time.monotonic() - began) / cores
+    print(f"\n{asked.rounds} rounds, {cores} cores; meanwhile other work used {others:.0%} of them.")
+    return 0
+
+
+def boots(subjects: dict[str, Engine], here: Path, rounds: int) -> dict[str, list[Figures]]:
+    found: dict[str, list[Figures]] = {name: [] for name in subjects}
+    for number in range(rounds):
+        for name, engine in subjects.items():
+            (folder := here / f"boot-{name}-{number}").mkdir()
+            found[name].append(boot(engine, folder))
+    return found
+
+
+def chosen(there: dict[str, Engine], wanted: str) -> dict[str, Engine]:
+    names = [name.strip() for name in wanted.split(",")] if wanted else list(there)
+    if unknown := set(names) - set(there):
+        raise BenchError(f"No such engine: {', '.join(sorted(unknown))}; there are {', '.join(there)}")
+    for name in names:
+        if there[name].missing:
+            print(f"Not measured, as it is not installed: {name} ({there[name].missing})")
+    return {name: there[name] for name in names if not there[name].missing}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
