@@ -240,6 +240,17 @@ class ScriptedEngine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+class Visits(list[Visit]):
+    """What was asked and is over, in order."""
+
+    on_end: Callable[[Visit], None] = staticmethod(lambda visit: None)
+    """Called with each, in the step in which it ends: before its caller can have come again."""
+
+    def append(self, visit: Visit) -> None:
+        super().append(visit)
+        self.on_end(visit)
+
+
 @dataclass
 class Front:
     """One gateway, from where its callers stand."""
@@ -248,7 +259,7 @@ class Front:
     metrics: Metrics
     server: Server
     port: int
-    visits: list[Visit]
+    visits: "Visits"
     door: Door
 
     @property
@@ -387,7 +398,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
     bodies = Bodies(
         BodyLimits(size=sizes.body_limit, gap=sizes.body_gap), Checker(rules), on_repair=metrics.surrogates.inc
     )
-    visits: list[Visit] = []
+    visits = Visits()
     door = Door(
         conductor=conductor,
         upstreams=upstreams,
