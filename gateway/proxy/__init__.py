@@ -6,6 +6,7 @@ Below it `connection.py` is one connection to an engine, whose answer `http1.py`
 caller.
 `bodies.py` reads what came in, `checker.py` checks it by the rules of `checks.py` (of large bodies what `sieve.py`
 leaves of them, or all in its helper process, `check_child.py`), `media.py` fetches images that lie elsewhere.
-`dialects.py`, `framing.py` and `headers.py` are the pure rules of what the two sides may say to each other, `usage.py`
+`dialects.py`, `framing.py` and `headers.py` are the pure rules of what the two sides may say to each other,
+`loading_text.py` what a chat page is shown while its stream is held, `usage.py`
 finds the tokens that the engine counted, `gathered.py` makes one answer of a stream.
 """

@@ -4,7 +4,11 @@
 |-----------|-----------------------------------------------|----------------------------------------------------------|
 | openai    | `data: [DONE]`, or a `finish_reason` a choice | `data: {"error": {…}}`                                   |
 | anthropic | `event: message_stop`                         | `event: error`, `data: {"type": "error", "error": {…}}`  |
-| responses | `event: response.completed/failed/incomplete` | `event: error`, `data: {"type": "error", "code", …}`     |
+| responses | `event: response.completed/failed/incomplete` | `event: error`, `data: {"type": "error", "error": {…}}` ¹|
+
+¹ and `code`, `message`, `param`, `sequence_number` beside it, as OpenAI's reference has them (`ResponseErrorEvent`).
+Its SDKs raise what has an `error`; without one the event is only passed on, and their `responses.stream()` complains
+about the order of events instead of saying what failed.
 
 A heartbeat is an SSE comment (`: text`) in every dialect. The HTML standard (9.2.6) has readers ignore it, and so do
 the decoders of the OpenAI SDKs and of Anthropic's (whose own keep-alive, `event: ping`, may only come after
@@ -71,7 +75,7 @@ class Dialect:
                 "message": refusal.message,
                 "param": refusal.param,
                 "sequence_number": sequence,
-            }
+            } | refusal.body()
             return b"event: error\ndata: %b\n\n" % to_json(event)
         return b"data: %b\n\n" % to_json(refusal.body())
 

@@ -16,6 +16,7 @@ from gateway.proxy.connection import Connection
 from gateway.proxy.dialects import StreamWatch, lost_in
 from gateway.proxy.framing import EventCutter
 from gateway.proxy.gathered import Gathered
+from gateway.proxy.loading_text import LoadingText
 from gateway.proxy.reply import Reply
 from gateway.proxy.usage import UsageWatch, usage_in
 
@@ -113,6 +114,46 @@ class EventStream:
         self._reply.usage = self._usage.usage
         self._reply.longest_gap = self.longest_gap
         self._reply.next_sequence = self._watch.sequence
+
+
+JOINED_MAX: Final = 1024 * 1024
+"""Bytes of an event that are held until it is whole, where its chunk has to go on from what was shown. An event that
+is longer passes as it came."""
+
+
+class JoinedStream(EventStream):
+    """The events of an answer whose caller was shown a text meanwhile: they go on from it, as chunks of one stream."""
+
+    __slots__ = ("_held", "_text")
+
+    def __init__(
+        self, connection: Connection, reply: Reply, text: LoadingText, *, choices: int, hides_usage: bool = False
+    ) -> None:
+        super().__init__(connection, reply, choices=choices, hides_usage=hides_usage)
+        self._text = text
+        self._held = b""
+        """Of one event, too long for the cutter to keep."""
+
+    def _pass(self, events: bytes, framed: bytes | None = None) -> None:
+        if self._held:
+            events, self._held = self._held + events, b""
+        if self._cutter.cut_only and len(events) <= JOINED_MAX:
+            self._held = events
+        else:
+            super()._pass(self._text.joined(events))
+
+    def end(self) -> None:
+        held, self._held = self._held, b""
+        super()._pass(self._text.joined(held))
+        super().end()
+
+
+def stream_into(connection: Connection, reply: Reply, *, choices: int, hides_usage: bool = False) -> EventStream:
+    """The way of this answer's events."""
+    text = reply.loading_text
+    if text is not None and text.has_begun:
+        return JoinedStream(connection, reply, text, choices=choices, hides_usage=hides_usage)
+    return EventStream(connection, reply, choices=choices, hides_usage=hides_usage)
 
 
 GATHERED_MAX: Final = 64 * 1024 * 1024

@@ -27,7 +27,7 @@ from gateway.proxy.headers import answer_headers, error_from_engine
 from gateway.proxy.http1 import Head, Malformed
 from gateway.proxy.pool import Pool
 from gateway.proxy.reply import Reply
-from gateway.proxy.stream import EventStream, GatheredStream, LongAnswer, too_long
+from gateway.proxy.stream import EventStream, GatheredStream, LongAnswer, stream_into, too_long
 from gateway.proxy.usage import usage_in
 
 ERROR_BODY_MAX: Final = 64 * 1024
@@ -273,7 +273,7 @@ class Upstream:
     async def _pass_stream(self, connection: Connection, head: Head, reply: Reply, call: Call, sent_at: float) -> None:
         """Whole events as they come, until the engine has said everything. An unfinished event is kept, so that an
         error event can always follow; only after one that was too long to keep is a cut all that is left to say."""
-        stream = EventStream(connection, reply, choices=call.choices, hides_usage=call.hides_usage)
+        stream = stream_into(connection, reply, choices=call.choices, hides_usage=call.hides_usage)
         reply.begin_now(head.status, answer_headers(head.headers), length=None)
         head.let_go()
         try:

@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import ResponseErrorEvent
 
 from gateway.errors import CATALOGUE, refuse, to_json
 from gateway.proxy.dialects import (
@@ -344,9 +345,15 @@ async def test_the_openai_sdk_raises_our_error_event_with_its_code() -> None:
     assert caught.value.code == "backend_lost"
 
 
-async def test_the_openai_sdk_sees_our_error_event_in_a_responses_stream() -> None:
+async def test_the_openai_sdk_raises_our_error_event_in_a_responses_stream() -> None:
     async with client(RESPONSES.heartbeat("waking") + RESPONSES.error_event(REFUSAL, sequence=7)) as sdk:
-        stream = await sdk.responses.create(model="m", input="x", stream=True)
-        events = [event async for event in stream]
-    assert [(event.type, event.sequence_number) for event in events] == [("error", 7)]
-    assert events[0].code == "backend_lost"
+        with pytest.raises(openai.APIError) as caught:
+            async for _ in await sdk.responses.create(model="m", input="x", stream=True):
+                pass
+    assert (caught.value.code, caught.value.message) == ("backend_lost", REFUSAL.message)
+
+
+def test_an_error_in_a_responses_stream_has_the_form_of_openais_reference_too() -> None:
+    event = RESPONSES.error_event(REFUSAL, sequence=7).split(b"data: ")[1]
+    said = ResponseErrorEvent.model_validate_json(event, strict=True)
+    assert (said.code, said.message, said.param, said.sequence_number) == ("backend_lost", REFUSAL.message, "p", 7)
