@@ -241,6 +241,13 @@ def llama_slots(spec: EngineSpec) -> int:
     return 1
 
 
+def context_asked(spec: EngineSpec, engine: EngineName) -> int | None:
+    """Tokens that the engine is told to make room for, as far as these settings say it."""
+    if engine == "llama-server" and spec.max_model_len and not spec.ctx_size:
+        return spec.max_model_len * llama_slots(spec)
+    return (spec.ctx_size if engine != "vllm" else None) or spec.max_model_len
+
+
 def llama_server(spec: EngineSpec, place: Place, model: str, installed: Installed) -> Launch:
     """llama-server divides -c among its slots: a length per request is multiplied by them."""
     argv = [installed.llama_server or "llama-server", "--model", model, "--host", place.socket]

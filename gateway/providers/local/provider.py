@@ -41,6 +41,8 @@ from gateway.providers.local.environment import engine_environment
 from gateway.providers.local.guarded import SWEEP_PATIENCE, GuardedEngine, Spawn, living, spawn_guard
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.news_pipe import NewsPipe
+from gateway.providers.local.oom_kills import oom_kills, ran_out
+from gateway.providers.local.reasons import Complaints
 from gateway.providers.probe import Sight, look, private_session, settle
 
 if TYPE_CHECKING:  # imported with the first look, when the engine's process runs already
@@ -103,6 +105,9 @@ class Run:
     folder: Path
     feed: Feed = field(default_factory=Feed)
     engine: GuardedEngine | None = None
+    complaints: Complaints = field(default_factory=Complaints)
+    oom_kills: int | None = None
+    """The kernel's count when the engine was started."""
     launched: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there is an engine: its guard has the order."""
     served: bool = False
@@ -388,6 +393,8 @@ class LocalProvider:
         place = replace(run.place, news_fd=pipe.write_end if tells else -1)
         launch: Launch = commands.build(spec, name, place, str(model.path) if model else None, installed)
         self._command_line = launch.argv
+        run.complaints = Complaints(commands.context_asked(spec, name))
+        run.oom_kills = oom_kills()
         env = engine_environment(
             self._environment,
             cookie_name=guard.COOKIE,
@@ -406,6 +413,7 @@ class LocalProvider:
             keep_fds=(pipe.write_end,) if tells else (),
             executor=self._executor,
             spawn=self._spawn,
+            on_line=run.complaints.hear,
         )
         pipe.handed_over()
         run.launched.set()
@@ -430,7 +438,13 @@ class LocalProvider:
         finally:
             await settle(session)
         pipe.read_now()
-        return how_it_ended(engine.exited.result(), pipe.failure, run.served)
+        return how_it_ended(
+            engine.exited.result(),
+            pipe.failure,
+            run.served,
+            run.complaints,
+            ran_out=ran_out(run.oom_kills, oom_kills()),
+        )
 
     async def _serve(
         self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: "aiohttp.ClientSession"
@@ -466,6 +480,7 @@ class LocalProvider:
                     slots = await self._slots(session, endpoint, known)
                     names = models.model_names() or self._profile.models
                     run.served = True
+                    engine.hush()
                     run.feed.tell(Ready(names, slots or self._profile.concurrency))
                     return None if asked else path
             if not pipe.spoke:
