@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -210,7 +211,7 @@ class Ahead:
 def make_ahead(settings: Settings, around: Surroundings, boot: Boot) -> Ahead:
     """Opens and starts nothing. Raises CannotStart."""
     access = make_access(settings, around)
-    return Ahead(access, make_certificate(settings), make_provider(settings, boot))
+    return Ahead(access, make_certificate(settings), make_provider(settings, around, boot))
 
 
 async def go_ahead(ahead: Ahead, settings: Settings) -> None:
@@ -271,11 +272,11 @@ def is_demo(settings: Settings, boot: Boot) -> bool:
     return settings.model is None and model_text(settings, boot) is not None
 
 
-def make_provider(settings: Settings, boot: Boot) -> Provider:
+def make_provider(settings: Settings, around: Surroundings, boot: Boot) -> Provider:
     """The provider that PROVIDER names, ready to be told to start. Raises CannotStart."""
     if settings.provider == "external":
         return _make_external(settings)
-    return _make_local(settings, boot)
+    return _make_local(settings, around, boot)
 
 
 def _make_external(settings: Settings) -> Provider:
@@ -318,8 +319,9 @@ def engine_spec(settings: Settings, served_names: tuple[str, ...]) -> "EngineSpe
     )
 
 
-def _make_local(settings: Settings, boot: Boot) -> Provider:
+def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provider:
     from gateway.providers.local.commands import CommandError
+    from gateway.providers.local.compile_caches import Volume, cache_variables
 
     text = model_text(settings, boot)
     if text is None and not settings.engine_command:
@@ -332,6 +334,12 @@ def _make_local(settings: Settings, boot: Boot) -> Provider:
         log.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
         pass  # a volume that cannot be written: the guard counts what it drops, and the engine runs all the same
+    volume = Volume(
+        settings.data_dir / "cache",
+        on_network=around.on_network(settings.data_dir),
+        in_memory=around.in_memory(settings.data_dir),
+        home_is_lost=around.in_container,
+    )
     try:
         provider: Provider = provider_class("local")(
             spec,
@@ -341,6 +349,7 @@ def _make_local(settings: Settings, boot: Boot) -> Provider:
             log_path=log,
             log_limit=settings.log_max_size,
             log_every=settings.log_rotate_every,
+            caches=partial(cache_variables, volume),
         )
     except CommandError as error:
         raise CannotStart(str(error)) from error

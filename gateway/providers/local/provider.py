@@ -36,6 +36,7 @@ from gateway.providers.base import (
 from gateway.providers.feed import Feed
 from gateway.providers.local import commands, guard
 from gateway.providers.local.commands import CommandError, EngineName, EngineSpec, Installed, Launch, Place, Traits
+from gateway.providers.local.compile_caches import added
 from gateway.providers.local.endings import how_it_ended, not_started
 from gateway.providers.local.environment import engine_environment
 from gateway.providers.local.guarded import SWEEP_PATIENCE, GuardedEngine, Spawn, living, spawn_guard
@@ -108,6 +109,8 @@ class Run:
     complaints: Complaints = field(default_factory=Complaints)
     oom_kills: int | None = None
     """The kernel's count when the engine was started."""
+    caches: Mapping[str, str] = field(default_factory=dict)
+    """Variables that say where it keeps what it compiles, as far as nobody else has set them."""
     launched: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there is an engine: its guard has the order."""
     served: bool = False
@@ -128,7 +131,8 @@ class LocalProvider:
     """The provider `local`. One engine at a time; a second start while the first still lives is refused.
 
     `run_folder` is the private one (0700, on tmpfs): sockets and engine keys go there. `boot` is this process's nonce.
-    `log_path` is the engine's own log, rotated at `log_limit` bytes and after `log_every` seconds.
+    `log_path` is the engine's own log, rotated at `log_limit` bytes and after `log_every` seconds. `caches` gives the
+    variables that tell an engine where to keep what it compiles; it may wait for the volume.
     """
 
     name = "local"
@@ -147,6 +151,7 @@ class LocalProvider:
         installed: Callable[[], Installed] = find_installed,
         executor: Executor | None = None,
         spawn: Spawn = spawn_guard,
+        caches: Callable[[], Mapping[str, str]] = dict,
         now: Callable[[], float] = time.time,
         python: str = sys.executable,
         watch_every: float = WATCH_EVERY,
@@ -162,6 +167,7 @@ class LocalProvider:
         self._installed = installed
         self._executor = executor
         self._spawn = spawn
+        self._caches = caches
         self._now = now
         self._python = python
         self._watch_every = watch_every
@@ -364,6 +370,7 @@ class LocalProvider:
         model = await self._resolve(run.feed.tell)
         loop = asyncio.get_running_loop()
         installed = await loop.run_in_executor(self._executor, self._installed)
+        run.caches = await loop.run_in_executor(self._executor, self._caches)
         engine_name = commands.choose(self._spec, model.format if model else None, installed)
         known = commands.traits(self._spec, engine_name)
         self._profile = self._profile_of(engine_name)
@@ -402,6 +409,7 @@ class LocalProvider:
             wanted=launch.wanted_env,
             needed=launch.needed_env,
         )
+        env |= added(run.caches, env)
         engine = GuardedEngine.launch(
             argv=launch.argv,
             env=env,

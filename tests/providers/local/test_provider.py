@@ -253,6 +253,17 @@ async def test_the_engines_environment_holds_nothing_of_ours(local: Local) -> No
     assert entries[b"WAKEGATE_ENGINE"].decode() == instance.id
 
 
+async def test_an_engine_learns_where_to_keep_what_it_compiles_unless_somebody_has_said(local: Local) -> None:
+    caches = {"VLLM_CACHE_ROOT": "/volume/vllm", "TRITON_CACHE_DIR": "/volume/triton"}
+    spec = local.command(engine_env={"TRITON_CACHE_DIR": "/elsewhere"})
+    instance, watcher = await local.start(local.provider(spec, caches=lambda: caches))
+    await watcher.first(Ready)
+    environment = (await engine_self(instance.endpoint))["environ"]
+    assert isinstance(environment, dict)
+    assert environment["VLLM_CACHE_ROOT"] == "/volume/vllm"
+    assert environment["TRITON_CACHE_DIR"] == "/elsewhere"
+
+
 async def test_the_engine_holds_no_descriptor_of_ours(local: Local) -> None:
     _, instance, watcher = await local.run()
     await watcher.first(Ready)
