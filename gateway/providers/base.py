@@ -60,6 +60,8 @@ class Loading:
     """Bytes of bytes, where this phase has some; `ratio` and `detail` may be left to them."""
     file: str = ""
     """Which file it is at. For the console and the log: a caller need not know it."""
+    signs: int = 0
+    """Signs of life so far of something that has no better measure. One more is progress, and nobody is told it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The pipe on which an engine of our own tells how far its loading is, the moment it moves.
 
 One JSON object a line: {"phase": "loading", "ratio": 0.43}, {"phase": "ready"}, {"phase": "failed", "reason": "…"}.
+While files are read there are also their bytes: "done" and "total".
 """
 
 import asyncio
@@ -75,10 +76,12 @@ class NewsPipe:
         if phase == "failed":
             self.failure = message
         elif phase in ("booting", "loading", "warming"):
-            ratio = message.get("ratio")
+            ratio, done, total = (message.get(name) for name in ("ratio", "done", "total"))
             if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
                 ratio = None
-            self._news.append(Loading(phase, ratio))
+            if type(done) is not int or type(total) is not int or not 0 <= done <= total:
+                done = total = None
+            self._news.append(Loading(phase, ratio, done=done, total=total))
         self._something.set()
 
     def take(self) -> list[Loading]:
@@ -86,10 +89,15 @@ class NewsPipe:
         self._something.clear()
         return news
 
-    async def wait(self, longest: float) -> None:
-        """Until something comes, or that long."""
+    def nudge(self) -> None:
+        """Something was heard in another way: whoever waits looks now."""
+        self._something.set()
+
+    async def wait(self, longest: float) -> bool:
+        """Until something comes, or that long. Whether something came."""
         try:
             async with asyncio.timeout(longest):
                 await self._something.wait()
         except TimeoutError:
-            pass  # time to look
+            return False  # time to look
+        return True

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,8 +47,11 @@ from gateway.providers.local.oom_kills import oom_kills, ran_out
 from gateway.providers.local.reasons import Complaints
 from gateway.providers.probe import Sight, look, private_session, settle
 
-if TYPE_CHECKING:  # imported with the first look, when the engine's process runs already
+if TYPE_CHECKING:  # imported when the engine's process runs already
     import aiohttp
+
+    from gateway.providers.local.measures import Measures
+    from gateway.providers.local.progress import Reading
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +69,6 @@ ILL_GRACE = 10.0
 STOPPED = "The engine was stopped."
 AHEAD_WITHIN = 0.2
 """Seconds that whoever starts an engine ahead waits for its process. A download, or a slow disk, is not waited for."""
-LINES_OF_A_LOOK = 8
-"""That an engine prints at most about one look, which is up to three requests."""
 
 
 class FoundModel(Protocol):
@@ -116,15 +118,35 @@ class Run:
     served: bool = False
     """Whether it was ready once: its end is then a crash, not a failed start."""
     stopping: bool = False
-    looks: int = 0
-    """Times that it answered a look at its health, while it was not ready."""
-    lines: int = 0
-    """Of its output, those that are not explained by the looks."""
     """Whether its end was ordered."""
+    reading: "Reading | None" = None
+    """How far the engine is, by its lines and by what is measured of it."""
+    measures: "Measures | None" = None
     life: "asyncio.Task[None] | None" = None
 
     def __repr__(self) -> str:
         return f"<Run {self.cookie} engine={self.engine!r} stopping={self.stopping} {self.feed!r}>"
+
+    def hear(self, pipe: NewsPipe, line: str) -> None:
+        """A line that the engine printed while it was not ready."""
+        self.complaints.hear(line)
+        if self.reading is not None:
+            served = self.reading.serves
+            self.reading.hear(line)
+            if self.reading.serves and not served:
+                pipe.nudge()  # it is looked at now, not after the pause
+
+    def loading(self, health: Sight) -> Loading:
+        """What can be said of an engine that does not serve yet."""
+        if self.reading is None:
+            return Loading("booting")
+        if self.measures is not None:
+            self.reading.measured = self.measures.seen
+        if self.engine is not None and self.engine.unfinished:
+            self.reading.hear(self.engine.unfinished)
+        if health.answered:
+            self.reading.answered(health.progress())
+        return self.reading.loading()
 
 
 class LocalProvider:
@@ -421,11 +443,23 @@ class LocalProvider:
             keep_fds=(pipe.write_end,) if tells else (),
             executor=self._executor,
             spawn=self._spawn,
-            on_line=run.complaints.hear,
+            on_line=partial(run.hear, pipe),
         )
         pipe.handed_over()
         run.launched.set()
+        self._measure(run, engine, name, model, env.get("CUDA_VISIBLE_DEVICES"))
         return engine
+
+    @staticmethod
+    def _measure(
+        run: Run, engine: GuardedEngine, name: EngineName, model: FoundModel | None, visible: str | None
+    ) -> None:
+        from gateway.providers.local.measures import Measures
+        from gateway.providers.local.progress import Reading
+
+        run.reading = Reading(name)
+        run.measures = Measures(model.path if model else None, visible=visible)
+        run.measures.follow(engine.guard_pid)
 
     async def _watch_engine(self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe) -> Gone:
         started = await asyncio.shield(engine.started)
@@ -444,6 +478,8 @@ class LocalProvider:
                 serving.cancel()
                 await asyncio.wait({serving})
         finally:
+            if run.measures is not None:
+                run.measures.close()
             await settle(session)
         pipe.read_now()
         return how_it_ended(
@@ -489,23 +525,14 @@ class LocalProvider:
                     names = models.model_names() or self._profile.models
                     run.served = True
                     engine.hush()
+                    if run.measures is not None:
+                        run.measures.close()
                     run.feed.tell(Ready(names, slots or self._profile.concurrency))
                     return None if asked else path
             if not pipe.spoke:
-                run.feed.tell(self._loading(run, engine, health))
-            await pipe.wait(pause)
-            pause = min(LAST_LOOK, pause * 1.3)
-
-    @staticmethod
-    def _loading(run: Run, engine: GuardedEngine, health: Sight) -> Loading:
-        """What can be said of an engine that only answers, or only prints. Lines that it may have printed about our own
-        looks are no progress: START_TIMEOUT would never come for one that logs each of them."""
-        run.looks += health.answered
-        run.lines = max(run.lines, engine.lines - run.looks * LINES_OF_A_LOOK)
-        detail = f"{run.lines} lines of output" if run.lines else ""
-        if health.answered:
-            return Loading("loading", health.progress(), detail)
-        return Loading("booting", None, detail)
+                run.feed.tell(run.loading(health))
+            nudged = await pipe.wait(pause)
+            pause = FIRST_LOOK if nudged else min(LAST_LOOK, pause * 1.3)
 
     @staticmethod
     async def _slots(session: "aiohttp.ClientSession", endpoint: Endpoint, known: Traits) -> int | None:

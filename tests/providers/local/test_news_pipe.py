@@ -55,3 +55,23 @@ async def test_nobody_at_the_other_end_is_no_trouble() -> None:
         pipe.handed_over()
         await pipe.wait(0.01)
         assert not pipe.spoke
+
+
+async def test_bytes_are_told_where_there_are_some() -> None:
+    with NewsPipe() as pipe:
+        os.write(pipe.write_end, b'{"phase":"loading","ratio":0.4,"done":4,"total":10}\n')
+        os.write(pipe.write_end, b'{"phase":"loading","ratio":0.5,"done":5,"total":"ten"}\n')
+        os.write(pipe.write_end, b'{"phase":"loading","ratio":0.6,"done":12,"total":10}\n')
+        pipe.read_now()
+        assert pipe.take() == [
+            Loading("loading", 0.4, done=4, total=10),
+            Loading("loading", 0.5),
+            Loading("loading", 0.6),
+        ]
+
+
+async def test_whoever_waits_is_told_whether_something_came() -> None:
+    with NewsPipe() as pipe:
+        assert not await pipe.wait(0.01)
+        pipe.nudge()
+        assert await pipe.wait(5)

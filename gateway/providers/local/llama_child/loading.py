@@ -112,7 +112,10 @@ def _load(options: Options, shards: list[Path], board: Board, brake: Brake) -> A
     start = READING if arguments.get("use_mmap", True) and read_ahead(shards, board, brake) else 0.0
 
     def progress(ratio: float) -> bool:
-        board.loading("warming" if ratio >= 1.0 else "loading", start + (1.0 - start) * ratio)
+        if ratio >= 1.0:
+            board.loading("warming")
+        else:
+            board.loading("loading", start + (1.0 - start) * ratio)
         return not brake.pulled
 
     gpu = bool(llama_cpp.llama_supports_gpu_offload())
@@ -180,7 +183,7 @@ def read_ahead(shards: list[Path], board: Board, brake: Brake) -> bool:
                 length = min(STEP, size - offset)
                 _into_page_cache(opened.fileno(), offset, length)
                 done += length
-                board.loading("loading", READING * done / total)
+                board.loading("loading", READING * done / total, done=done, total=total)
                 if brake.pulled:
                     raise LoadFailed("Stopped.")
     return True

@@ -28,13 +28,14 @@ class Board:
     def ready(self) -> bool:
         return self.phase == "ready"
 
-    def loading(self, phase: str, ratio: float | None = None) -> None:
-        """`ratio` is 0..1 of the whole of loading where it is known. Told once per phase, then every `STEP`."""
+    def loading(self, phase: str, ratio: float | None = None, *, done: int | None = None, total: int = 0) -> None:
+        """`ratio` is 0..1 of the whole of loading where it is known; `done` of `total` are bytes, while files are read.
+        Told once per phase, then every `STEP`."""
         ratio = None if ratio is None else round(min(1.0, max(0.0, ratio)), 3)
         if phase == self.phase and ratio is not None and self.ratio is not None and ratio - self.ratio < STEP:
             return
         self.phase, self.ratio = phase, ratio
-        self._tell({"phase": phase, "ratio": ratio})
+        self._tell({"phase": phase, "ratio": ratio} | ({"done": done, "total": total} if done is not None else {}))
 
     def became_ready(self, models: tuple[str, ...], context: int) -> None:
         self.ratio, self.phase = 1.0, "ready"

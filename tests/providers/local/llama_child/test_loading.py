@@ -33,16 +33,20 @@ def test_a_missing_part_and_a_wrong_file_fail_before_anything_is_imported(tmp_pa
 def test_reading_ahead_is_counted_over_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "STEP", 1 << 16)
     heard: list[float] = []
+    amounts: list[tuple[int | None, int]] = []
 
     class Ear(Board):
-        def loading(self, phase: str, ratio: float | None = None) -> None:
+        def loading(self, phase: str, ratio: float | None = None, *, done: int | None = None, total: int = 0) -> None:
             heard.append(ratio or 0.0)
+            amounts.append((done, total))
 
     parts = [gguf(tmp_path / "a.gguf", 200_000), gguf(tmp_path / "b.gguf", 100_000)]
     assert loading.read_ahead(parts, Ear(), Brake())
     assert len(heard) == 6
     assert heard == sorted(heard)
     assert heard[-1] == pytest.approx(loading.READING)
+    whole = sum(part.stat().st_size for part in parts)
+    assert amounts[-1] == (whole, whole)
 
 
 def test_a_file_larger_than_memory_is_not_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
