@@ -308,6 +308,36 @@ async def test_a_heartbeat_commits_a_waiting_stream_and_the_engines_own_head_is_
     )
 
 
+async def test_what_chat_pages_are_shown_is_said_while_it_is_held_and_then_only_comments() -> None:
+    """In the middle of an answer a text about the wait would stand in what the model thinks."""
+    caller = Caller()
+    reply = reply_to(caller, streams=True)
+    reply.show_loading("gpt-4o")
+    await reply.heartbeat("loading 10%")
+    assert b"\r\n\r\n" in caller.heard and caller.heard.count(b'"id":"chatcmpl-id-1"') == 1
+    await reply.heartbeat("loading 10%")
+    assert caller.heard.endswith(b": loading 10%\n\n\r\n") and caller.heard.count(b"chatcmpl-id-1") == 1
+    await begin(reply, 200, EVENT_STREAM, length=None)
+    assert caller.heard.count(b"chatcmpl-id-1") == 2 and b"Ready." in caller.heard
+    await pass_on(reply, b"data: 1\n\n")
+    await reply.heartbeat("waiting for the engine")
+    assert caller.heard.endswith(b": waiting for the engine\n\n\r\n") and caller.heard.count(b"chatcmpl-id-1") == 2
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_who_was_told_nothing_is_shown_nothing(streams: bool) -> None:
+    caller = Caller()
+    reply = reply_to(caller, streams=streams)
+    reply.show_loading("gpt-4o")
+    if streams:
+        await begin(reply, 200, EVENT_STREAM, length=None)
+        await pass_on(reply, b"data: 1\n\n")
+    else:
+        await reply.heartbeat("loading 10%")
+        await reply.answer(200, b"{}")
+    assert b"chatcmpl" not in caller.heard and reply.loading_text is not None and not reply.loading_text.has_begun
+
+
 async def test_whoever_asked_for_no_stream_hears_no_heartbeat() -> None:
     caller = Caller()
     reply = reply_to(caller)
