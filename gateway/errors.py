@@ -94,6 +94,11 @@ class Refusal:
         return self.status_override or self.kind.status
 
     @property
+    def retry(self) -> bool | None:
+        """Whether another try may succeed; None: nobody can say."""
+        return self.kind.retry if self.retry_override is None else self.retry_override
+
+    @property
     def closes(self) -> bool:
         return self.close or self.kind.close
 
@@ -106,9 +111,8 @@ class Refusal:
         head = list(self.headers)
         if self.retry_after is not None:
             head.append(("Retry-After", str(min(RETRY_AFTER_MAX, max(1, -int(-self.retry_after // 1))))))
-        retry = self.kind.retry if self.retry_override is None else self.retry_override
-        if retry is not None:
-            head.append(("x-should-retry", "true" if retry else "false"))
+        if self.retry is not None:
+            head.append(("x-should-retry", "true" if self.retry else "false"))
         if self.status == 401:
             head.append(("WWW-Authenticate", "Bearer"))
         return head

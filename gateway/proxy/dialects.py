@@ -82,7 +82,8 @@ class Dialect:
     @staticmethod
     def _anthropic(refusal: Refusal) -> dict[str, object]:
         usual = "api_error" if refusal.status >= 500 else "invalid_request_error"
-        kind = _ANTHROPIC_TYPES.get(refusal.status, usual)
+        lasts = refusal.status == 503 and refusal.retry is False  # what is overloaded, clients ask again
+        kind = usual if lasts else _ANTHROPIC_TYPES.get(refusal.status, usual)
         return {"type": kind, "message": refusal.message, "code": refusal.code, "param": refusal.param}
 
 

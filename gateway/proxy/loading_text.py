@@ -42,6 +42,9 @@ _PHASES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """What a start is doing, to somebody who never heard of these words."""
 
+_READY: Final = "Ready"
+_AT_WORK: Final = {"working on the prompt": f"{_READY}, working on the prompt"}
+
 _HEARTBEAT: Final = re.compile(r"(\w+)(?:,? (.*))?", re.DOTALL)
 _MEASURED: Final = re.compile(r"(?<=\d%)(?= )")
 """Behind how far it is, where what it has done follows."""
@@ -57,7 +60,7 @@ def for_people(heartbeat: str) -> str:
     said = " ".join(heartbeat.split())
     match = _HEARTBEAT.fullmatch(said)
     if match is None or (phase := _PHASES.get(match[1])) is None:
-        return said[:1].upper() + said[1:]
+        return _AT_WORK.get(said) or said[:1].upper() + said[1:]
     return f"{phase}: {_MEASURED.sub(',', match[2], count=1)}" if match[2] else phase
 
 
@@ -86,7 +89,8 @@ class LoadingText:
 
     def ready(self) -> bytes:
         """The last event of ours. What a model thinks itself comes behind it, in a paragraph of its own."""
-        return self._told("Ready.", "Ready.\n\n")
+        is_said = self._said is not None and self._said.startswith(_READY)
+        return self._told(_READY, "\n" if is_said else f"{_READY}.\n\n")
 
     def _told(self, text: str, shown: str) -> bytes:
         delta = {"reasoning_content": shown} if self.has_begun else {"role": "assistant", "reasoning_content": shown}

@@ -95,7 +95,8 @@ def test_anthropic_names_the_kinds_of_errors_its_own_way() -> None:
     assert kinds["invalid_json"] == "invalid_request_error"
     assert kinds["invalid_api_key"] == "authentication_error"
     assert kinds["queue_full"] == "rate_limit_error"
-    assert kinds["loading"] == "overloaded_error"
+    assert kinds["loading"] == kinds["start_timeout"] == "overloaded_error"
+    assert kinds["start_failed"] == "api_error", "clients ask again what is overloaded"
     assert kinds["body_too_large"] == "request_too_large"
 
 

@@ -50,7 +50,7 @@ def chunks(stream: bytes) -> list[dict[str, Any]]:
         ("warming, longer than usual", "Warming up: longer than usual"),
         ("waking", "Waking the model"),
         ("in line", "In line"),
-        ("working on the prompt", "Working on the prompt"),
+        ("working on the prompt", "Ready, working on the prompt"),
         ("loading\n\n 43%\r\n", "Loading the model: 43%"),
         ("", ""),
     ],
@@ -79,6 +79,11 @@ def test_a_chunk_tells_each_change_and_the_role_is_said_once() -> None:
         {"reasoning_content": "Loading the model: 2%  \n"},
         {"reasoning_content": "Ready.\n\n"},
     ]
+
+
+def test_that_it_is_ready_is_said_once() -> None:
+    text = loading_text("loading 99%", "working on the prompt")
+    assert chunks(text.ready())[0]["choices"][0]["delta"] == {"reasoning_content": "\n"}
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", 'q"\n\ndata: [DONE]', "名前 \ud83d"])
