@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from gateway.config import Settings
 from gateway.policy.keys import Key
@@ -367,6 +368,12 @@ def _resolver(settings: Settings, text: str | None) -> Callable[[Callable[[Loadi
         return await models.resolve(
             text,
             places=places_of(settings),
+def idle_action(settings: Settings) -> Literal["sleep", "stop"]:
+    """What the lifecycle orders where it is idle. An engine that turns out to be unable to sleep is stopped instead."""
+    may = settings.provider == "local" and settings.engine in (None, "vllm") and settings.idle_action != "stop"
+    return "sleep" if may else "stop"
+
+
             wants=wants_of(settings),
             token=settings.hf_token.get_secret_value() if settings.hf_token else None,
             on_progress=lambda download: tell(Loading("downloading", download.ratio, str(download))),
@@ -384,6 +391,8 @@ def places_of(settings: Settings) -> "Places":
 def wants_of(settings: Settings) -> "Wants":
     """The format that the named engine reads, or else the engines that are installed: nothing is downloaded that
     nothing here could serve."""
+        # One that is never idle is not made to hold anything in readiness for its sleep.
+        idle_action="stop" if settings.idle_timeout is None else settings.idle_action,
     if settings.engine in ("llama-cpp-python", "llama-server"):
         return "gguf"
     if settings.engine == "vllm":

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gateway import gpus
 from gateway.providers.base import (
     Endpoint,
     Gone,
@@ -40,6 +41,7 @@ from gateway.providers.local.commands import CommandError, EngineName, EngineSpe
 from gateway.providers.local.compile_caches import added
 from gateway.providers.local.endings import how_it_ended, not_started
 from gateway.providers.local.environment import engine_environment
+from gateway.providers.local.free_memory import free_memory
 from gateway.providers.local.guarded import SWEEP_PATIENCE, GuardedEngine, Spawn, living, spawn_guard
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.news_pipe import NewsPipe
@@ -53,6 +55,8 @@ if TYPE_CHECKING:  # imported when the engine's process runs already
     from gateway.providers.local.measures import Measures
     from gateway.providers.local.progress import Reading
 
+    from gateway.providers.local.sleeping import Sleeper
+    from gateway.providers.local.warmup import Warmup
 log = logging.getLogger(__name__)
 
 FIRST_LOOK, LAST_LOOK = 0.02, 0.25
@@ -98,6 +102,7 @@ def find_installed() -> Installed:
 
 
 @dataclass(slots=True)
+        cuda=gpus.library_is_there() and any(Path("/dev").glob("nvidia[0-9]*")),
 class Run:
     """One start, from its order to its end."""
 
@@ -126,6 +131,8 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.cookie} engine={self.engine!r} stopping={self.stopping} {self.feed!r}>"
+    sleeper: "Sleeper | None" = None
+    """Puts it to sleep; None: this engine cannot."""
 
     def hear(self, pipe: NewsPipe, line: str) -> None:
         """A line that the engine printed while it was not ready."""
@@ -185,6 +192,7 @@ class LocalProvider:
         self._log_path = log_path
         self._log_limit = log_limit
         self._log_every = log_every
+        free: Callable[[], int | None] = free_memory,
         self._environment = environment
         self._installed = installed
         self._executor = executor
@@ -203,12 +211,15 @@ class LocalProvider:
     def __repr__(self) -> str:
         return f"<LocalProvider {self._spec.engine or 'engine by model'} runs={list(self._runs.values())}>"
 
+        self._free = free
     @property
     def command_line(self) -> tuple[str, ...]:
         """How the last engine was called; empty before the first. ENGINE_ARGS may have put a secret into it."""
         return self._command_line
 
     # --- The contract ---
+        self._sleepless = False
+        """Whether the engine said that it cannot sleep on this machine."""
 
     @property
     def profile(self) -> Profile:
@@ -259,10 +270,16 @@ class LocalProvider:
             yield news
 
     async def rest(self, instance: Instance) -> None:
-        raise ProviderError("This engine cannot sleep.", lasting=True)
+        await self._sleeper(instance).wake()
+
+    def _sleeper(self, instance: Instance) -> "Sleeper":
+        run = self._runs.get(instance.id)
+        if run is None or run.sleeper is None:
+            raise ProviderError("This engine cannot sleep.", lasting=True)
+        return run.sleeper
 
     async def wake(self, instance: Instance) -> None:
-        raise ProviderError("This engine cannot sleep.", lasting=True)
+        await self._sleeper(instance).rest()
 
     async def stop(self, instance: Instance, *, within: float) -> None:
         """End it and see it gone. A caller who leaves here leaves a stop that goes on."""
@@ -407,6 +424,8 @@ class LocalProvider:
                 await asyncio.shield(engine.gone)
             except BaseException:
                 # Cut off or broken: the guard ends the engine as it does when the whole gateway dies.
+        if self._sleepless:
+            installed = replace(installed, cuda=False)
                 engine.hang_up()
                 raise
             return gone
@@ -476,9 +495,29 @@ class LocalProvider:
                     return serving.result()  # it does not serve, though its process lives
             finally:
                 serving.cancel()
+        self._prepare_sleep(run, name, model, installed)
                 await asyncio.wait({serving})
         finally:
             if run.measures is not None:
+    def _prepare_sleep(self, run: Run, name: EngineName, model: FoundModel | None, installed: Installed) -> None:
+        """Whether it was started so that it can sleep, and who will tell it to."""
+        insists = self._spec.idle_action == "sleep"
+        if model is None or not commands.can_sleep(self._spec, name, installed):
+            if insists:
+                log.warning("IDLE_ACTION=sleep: %s cannot sleep here (vLLM on an NVIDIA GPU can); it is stopped.", name)
+            return
+        from gateway.providers.local.sleeping import Sleeper
+
+        run.sleeper = Sleeper(
+            run.instance.endpoint,
+            model.path,
+            run.feed.tell,
+            insists=insists,
+            executor=self._executor,
+            free=self._free,
+        )
+        self._profile = replace(self._profile, can_rest=True)
+
                 run.measures.close()
             await settle(session)
         pipe.read_now()
@@ -511,6 +550,9 @@ class LocalProvider:
         self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: "aiohttp.ClientSession"
     ) -> str | None:
         """Returns the path at which its health may be asked from now on, None when there is none."""
+        if run.sleeper is not None and not run.served and run.sleeper.is_refused(engine.exited.result().tail):
+            self._sleepless = True
+            return Gone("The engine cannot sleep on this machine, and is started again without.")
         endpoint = run.instance.endpoint
         pause = FIRST_LOOK
         while True:
@@ -527,11 +569,16 @@ class LocalProvider:
                     engine.hush()
                     if run.measures is not None:
                         run.measures.close()
-                    run.feed.tell(Ready(names, slots or self._profile.concurrency))
+                    ready = Ready(names, slots or self._profile.concurrency)
+                    if run.sleeper is not None:
+                        run.sleeper.serves(ready)
+                    run.feed.tell(ready)
                     return None if asked else path
             if not pipe.spoke:
                 run.feed.tell(run.loading(health))
             nudged = await pipe.wait(pause)
+            if run.sleeper is not None:
+                await run.sleeper.notice(session)
             pause = FIRST_LOOK if nudged else min(LAST_LOOK, pause * 1.3)
 
     @staticmethod
