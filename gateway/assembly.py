@@ -6,16 +6,16 @@ import shlex
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from gateway.config import Settings
 from gateway.policy.keys import Key
 from gateway.policy.spending import Spending, problem
-from gateway.providers.base import Intent, Loading, Provider
+from gateway.providers.base import Gone, Intent, Loading, Provider
 from gateway.providers.catalogue import provider_class
 from gateway.records import lines
 from gateway.records.logs import Formats, LogPlan, Logs
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     # The room of models is entered only where there is one to look for.
     from gateway.providers.local.commands import EngineSpec
     from gateway.providers.local.models import Places, Wants
+    from gateway.providers.local.provider import FoundModel
     from gateway.proxy.bodies import Bodies
     from gateway.web.quota import Quotas
     from gateway.web.tls import Certificate
@@ -341,10 +342,12 @@ def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provide
         in_memory=around.in_memory(settings.data_dir),
         home_is_lost=around.in_container,
     )
+    spoiled: set[Path] = set()
     try:
         provider: Provider = provider_class("local")(
             spec,
-            resolve=_resolver(settings, text),
+            resolve=_resolver(settings, text, spoiled),
+            examine=_examiner(settings, spoiled),
             run_folder=boot.run_folder,
             boot=boot.nonce,
             log_path=log,
@@ -357,7 +360,9 @@ def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provide
     return provider
 
 
-def _resolver(settings: Settings, text: str | None) -> Callable[[Callable[[Loading], None]], Awaitable[object | None]]:
+def _resolver(
+    settings: Settings, text: str | None, spoiled: AbstractSet[Path]
+) -> Callable[[Callable[[Loading], None]], Awaitable[object | None]]:
     """MODEL, found or fetched, each time the engine starts: what was there at the last start may be gone."""
 
     async def resolve(tell: Callable[[Loading], None]) -> object | None:
@@ -368,18 +373,26 @@ def _resolver(settings: Settings, text: str | None) -> Callable[[Callable[[Loadi
         return await models.resolve(
             text,
             places=places_of(settings),
-def idle_action(settings: Settings) -> Literal["sleep", "stop"]:
-    """What the lifecycle orders where it is idle. An engine that turns out to be unable to sleep is stopped instead."""
-    may = settings.provider == "local" and settings.engine in (None, "vllm") and settings.idle_action != "stop"
-    return "sleep" if may else "stop"
-
-
             wants=wants_of(settings),
             token=settings.hf_token.get_secret_value() if settings.hf_token else None,
             on_progress=lambda download: tell(Loading("downloading", download.ratio, str(download))),
+            spoiled=spoiled,
         )
 
     return resolve
+
+
+def _examiner(
+    settings: Settings, spoiled: set[Path]
+) -> "Callable[[FoundModel, Callable[[Loading], None]], Awaitable[Gone | None]]":
+    """What is found damaged in somebody else's cache joins `spoiled`, for as long as this gateway lives."""
+
+    async def examine(model: "FoundModel", tell: Callable[[Loading], None]) -> Gone | None:
+        from gateway.providers.local import models
+
+        return await models.examine(model.path, places=places_of(settings), spoiled=spoiled, on_progress=tell)
+
+    return examine
 
 
 def places_of(settings: Settings) -> "Places":
@@ -391,8 +404,6 @@ def places_of(settings: Settings) -> "Places":
 def wants_of(settings: Settings) -> "Wants":
     """The format that the named engine reads, or else the engines that are installed: nothing is downloaded that
     nothing here could serve."""
-        # One that is never idle is not made to hold anything in readiness for its sleep.
-        idle_action="stop" if settings.idle_timeout is None else settings.idle_action,
     if settings.engine in ("llama-cpp-python", "llama-server"):
         return "gguf"
     if settings.engine == "vllm":

@@ -1,4 +1,5 @@
-"""Write the pages of docs/reference/ from the code: settings, command line, errors, log lines, metrics, findings.
+"""Write the pages of docs/reference/ from the code: settings, command line, errors, log lines, metrics, findings, and
+why engines do not start.
 
 python scripts/make_reference.py          write them
 python scripts/make_reference.py --check  exit 1 when one is not up to date
@@ -22,6 +23,10 @@ from gateway.config import FOREIGN, SETTINGS, Setting  # noqa: E402
 from gateway.doctor import findings  # noqa: E402
 from gateway.errors import CATALOGUE, RETRY_AFTER_MAX, Refusal  # noqa: E402
 from gateway.policy.lifecycle.states import State  # noqa: E402
+from gateway.providers.local import model_error  # noqa: E402
+from gateway.providers.local.endings import LESS_MEMORY  # noqa: E402
+from gateway.providers.local.models import AS_ON_THE_HUB, DAMAGED_HERE  # noqa: E402
+from gateway.providers.local.reasons import CAUSES  # noqa: E402
 from gateway.records import metrics  # noqa: E402
 from gateway.records.lines import FIELDS  # noqa: E402
 from gateway.records.series import LONGEST_LABEL  # noqa: E402
@@ -250,6 +255,67 @@ def metrics_page() -> str:
     )
 
 
+FAILURES_OPENING = """\
+# Why an engine does not start
+
+<!-- Generated from gateway/providers/local/ by scripts/make_reference.py. Change it there. -->
+
+When a start fails, one sentence says why: in the log, in `/health` (`reason`), and in the error `start_failed` that
+everybody gets who waits. It says what to set. The engine's own words, which may name paths, stand below it in the log,
+and in `/health` for the admin key.
+
+A failure that **another try** cannot mend is tried once, and those who wait are told at once. Others are tried three
+times in a row, with a pause that grows. After that nothing is started for a minute, then for two, up to a quarter of an
+hour; the first request after such a pause starts it again, whatever the reason was. Change what the sentence names, and
+restart the gateway where it is a setting.
+"""
+
+FAILURES_KILLED = f"""\
+## It was killed
+
+The kernel counts the processes that it kills because memory runs out. Where that count can be read and has grown, the
+sentence says so for sure; where it has not, somebody else sent the signal; where nobody counts, it says *probably*.
+
+* *The engine was killed …, because memory ran out: {LESS_MEMORY}.*
+* *The engine was killed by signal 9 …, probably because memory ran out: …*
+* *The engine was killed by signal 9 …, and not for memory: somebody on this machine did it.*
+
+All of these are tried again.
+
+## Its files are damaged
+
+When an engine calls a file of the model damaged, and the file came from the Hub, all of it is read and compared with
+the checksum that the Hub has for it. What is damaged in `DATA_DIR` is removed and downloaded again with the next try;
+what is damaged in a cache of somebody else is left there and passed over.
+
+* *{DAMAGED_HERE}*
+* *{AS_ON_THE_HUB}*
+"""
+
+
+def failures_page() -> str:
+    """The whole of docs/reference/start-failures.md."""
+    printed = ((cause.what, cause.do, "no" if cause.lasting else "yes") for cause in CAUSES.values())
+    models = (
+        (*sentence.removesuffix(".").split(": ", 1), "yes" if kind in model_error.PASSING else "no")
+        if ": " in sentence
+        else (sentence.removesuffix("."), "see the log", "yes" if kind in model_error.PASSING else "no")
+        for kind, sentence in model_error.FOR_CALLERS.items()
+    )
+    head = ("what it says", "what to do", "another try")
+    return "\n".join(
+        [
+            FAILURES_OPENING,
+            "## What the engine complained of\n",
+            table(head, printed),
+            "## The model is not found, or not usable\n",
+            "Found out before any engine is started; the log has the whole sentence, with paths.\n",
+            table(head, models),
+            FAILURES_KILLED,
+        ]
+    )
+
+
 CLI_OPENING = """\
 # The command line
 
@@ -326,6 +392,7 @@ PAGES = {
     REFERENCE / "log-lines.md": lines_page,
     REFERENCE / "doctor.md": doctor_page,
     REFERENCE / "metrics.md": metrics_page,
+    REFERENCE / "start-failures.md": failures_page,
 }
 
 

@@ -7,6 +7,6 @@ output and by the kernel's count of `oom_kills` · `progress` (pure) how far it 
 sees of it from outside · `llama_child` is our server around llama-cpp-python.
 
 `models` finds and fetches what MODEL means: `model_names` (pure) reads the text, `model_files` and `gguf_header` what
-lies on the disk, `hub_cache` the caches there, `hub_download` asks the Hub by way of its child program `hub`, `pull` is
-the command, `model_error` what is wrong, in one sentence.
+lies on the disk, `hub_cache` the caches there, `hub_download` asks the Hub by way of its child program `hub`, `proof`
+compares files with the Hub's checksums, `pull` is the command, `model_error` what is wrong, in one sentence.
 """

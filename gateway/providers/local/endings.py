@@ -46,6 +46,29 @@ def not_started(number: int) -> Gone:
     return Gone("The engine's program could not be run.", detail=detail)
 
 
+def not_carried_out(error: OSError) -> Gone:
+    """Something that a start needs on this machine failed before there was an engine."""
+    cause = NOT_CARRIED_OUT.get(error.errno or 0)
+    if cause is None:
+        return Gone("The engine could not be started on this machine.", detail=str(error))
+    return Gone(CAUSES[cause].sentence, detail=str(error))
+
+
+NOT_CARRIED_OUT = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.ENOMEM: "memory",
+    errno.EAGAIN: "processes",
+}
+
+
+def calls_files_damaged(exit: Exit, complaints: Complaints) -> bool:
+    """Whether it is worth the time to read the model's files whole. SIGBUS: a page of a file could not be read."""
+    reason = _complaint(exit, [], False, complaints)
+    code = SHELLS_SIGNALS.get(exit.code, exit.code)
+    return code == -signal.SIGBUS or (code != 0 and reason is not None and reason.cause == "corrupt")
+
+
 @dataclass(frozen=True, slots=True)
 class Witness:
     """What is known of one end. `ran_out`: whether the kernel killed for memory while it ran; None: nobody counts."""

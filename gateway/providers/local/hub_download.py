@@ -142,7 +142,12 @@ class Session:
             "cache": str(cache),
             "files": [{"name": f.name, "size": f.size, "etag": f.etag} for f in files],
         }
-        return Path((await self._ask(order, on_progress))["folder"])
+        try:
+            return Path((await self._ask(order, on_progress))["folder"])
+        except ModelError as error:
+            if error.kind != "space":
+                raise
+            raise await asyncio.to_thread(_became_full, cache, self.spec.repo or "", files) from error
 
     async def _ask(
         self, order: Mapping[str, object], on_progress: Callable[[Download], None] = lambda _: None
@@ -195,6 +200,20 @@ def _explain(hub: Hub, spec: ModelSpec, word: str, detail: str, cache: object) -
     return ModelError(kind, sentence, lasting={"offline": True, "disk": False}.get(word))
 
 
+def _became_full(cache: Path, repo: str, files: list[RemoteFile]) -> ModelError:
+    """With what is still to come and what is left. (More may be left than a quota lets one take.)"""
+    to_come = _to_come(cache, repo, files)
+    try:
+        left = f"{human(shutil.disk_usage(cache).free)} are left"
+    except OSError:
+        left = "nothing can be read there any more"
+    return ModelError(
+        "space",
+        f"The disk became full at {cache}: {human(to_come)} are still to come, {left}. Make room, or set DATA_DIR to a "
+        "larger volume; the download goes on where it was.",
+    )
+
+
 async def _log_words(words: StreamReader) -> None:
     while line := await words.readline():
         log.info("download: %s", line.decode("utf-8", "replace").rstrip())
@@ -202,8 +221,7 @@ async def _log_words(words: StreamReader) -> None:
 
 def check_space(cache: Path, repo: str, files: list[RemoteFile]) -> None:
     """Raises ModelError before anything is downloaded that will not fit. Parts that are there already count."""
-    blobs = repo_folder(cache, repo) / "blobs"
-    missing = sum(f.size - _there(blobs, f) for f in files)
+    missing = _to_come(cache, repo, files)
     if missing == 0:
         return
     try:
@@ -221,6 +239,11 @@ def check_space(cache: Path, repo: str, files: list[RemoteFile]) -> None:
             f"{repo} needs {human(needed)} of disk, and {cache} has {human(free)} left: make room, set DATA_DIR to a "
             "larger volume, or choose a smaller quantization.",
         )
+
+
+def _to_come(cache: Path, repo: str, files: list[RemoteFile]) -> int:
+    blobs = repo_folder(cache, repo) / "blobs"
+    return sum(f.size - _there(blobs, f) for f in files)
 
 
 def _there(blobs: Path, file: RemoteFile) -> int:

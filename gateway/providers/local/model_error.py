@@ -6,21 +6,22 @@ Kind = Literal[
     "name", "missing", "choice", "format", "broken", "unreadable", "access", "network", "hub", "space", "unwritable"
 ]
 
-_FOR_CALLERS: dict[Kind, str] = {
-    "name": "The MODEL setting is not a name that can be understood.",
-    "missing": "The configured model was not found.",
-    "choice": "The configured model comes in several versions and none was chosen.",
-    "format": "The configured model is not in a format that this engine reads.",
-    "broken": "The configured model's files are damaged or incomplete.",
-    "unreadable": "The configured model's files cannot be read.",
-    "access": "The configured model may not be downloaded with this machine's token.",
-    "network": "The model hub could not be reached.",
-    "hub": "The model hub did not deliver the model.",
-    "space": "There is not enough disk space for the model.",
-    "unwritable": "The folder for models cannot be written.",
+FOR_CALLERS: dict[Kind, str] = {
+    "name": "The MODEL setting is not a name that can be understood: set it to a path or to a Hub id (org/name).",
+    "missing": "The configured model was not found: check MODEL, and HF_TOKEN where it is a private one.",
+    "choice": "The configured model comes in several versions: name one in MODEL (org/name:Q4_K_M).",
+    "format": "The configured model is not in a format that this engine reads: choose another MODEL or ENGINE.",
+    "broken": "The configured model's files are damaged or incomplete: download or copy them again.",
+    "unreadable": "The configured model's files cannot be read: check their rights, and the volume.",
+    "access": "The configured model may not be downloaded: set HF_TOKEN to a token whose account may have it, and has "
+    "accepted its licence.",
+    "network": "The model hub could not be reached: check this machine's network.",
+    "hub": "The model hub did not deliver the model; the gateway's log says more.",
+    "space": "There is not enough disk space for the model: make room, or set DATA_DIR to a larger volume.",
+    "unwritable": "The folder for models cannot be written: change its rights, or set DATA_DIR.",
 }
 
-_PASSING: frozenset[Kind] = frozenset({"network", "hub"})
+PASSING: frozenset[Kind] = frozenset({"network", "hub"})
 
 
 class ModelError(Exception):
@@ -33,11 +34,11 @@ class ModelError(Exception):
         super().__init__(sentence)
         self.kind = kind
         self.sentence = sentence
-        self.lasting = kind not in _PASSING if lasting is None else lasting
+        self.lasting = kind not in PASSING if lasting is None else lasting
 
     @property
     def reason(self) -> str:
-        return _FOR_CALLERS[self.kind]
+        return FOR_CALLERS[self.kind]
 
     def __repr__(self) -> str:
         return f"ModelError({self.kind}{', lasting' if self.lasting else ''}: {self.sentence})"

@@ -1,7 +1,8 @@
 """What MODEL means on this machine: finds it, downloads it if it must, and says in one sentence what is wrong with it.
 
 The room's parts: `model_names` (the text, pure), `model_files` and `gguf_header` (what lies on the disk), `hub_cache`
-(the Hub's caches on the disk), `hub_download` and its child program `hub` (the Hub itself), `pull` (the command).
+(the Hub's caches on the disk), `hub_download` and its child program `hub` (the Hub itself), `proof` (what is on the
+disk, against the Hub's checksums), `pull` (the command).
 
 The order, first hit wins: a path on the disk (for a plain name, under DATA_DIR/models); the usual Hub cache; RunPod's
 cached models; BASE_PATH; what was downloaded before; the Hub. Only the last one touches the network: a model that is
@@ -11,10 +12,13 @@ here in full starts without it, at the commit that is here.
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.providers.base import Gone, Loading
 from gateway.providers.local.hub_cache import RUNPOD_CACHE, caches_below, find_snapshots, usual_caches
 from gateway.providers.local.hub_download import Download, Hub
 from gateway.providers.local.model_error import ModelError
@@ -29,8 +33,27 @@ from gateway.providers.local.model_files import (
     relative_files,
 )
 from gateway.providers.local.model_names import DEFAULT_QUANT, ModelSpec, Selection, Wants, parse, select, stem_of
+from gateway.providers.local.proof import blobs_of, prove
 
-__all__ = ["Download", "Model", "ModelError", "ModelSpec", "Places", "Wants", "find", "name_of", "parse", "resolve"]
+__all__ = [
+    "Download",
+    "Model",
+    "ModelError",
+    "ModelSpec",
+    "Places",
+    "Wants",
+    "examine",
+    "find",
+    "name_of",
+    "parse",
+    "resolve",
+]
+
+DAMAGED_HERE = "The model's files were damaged on this disk: they are downloaded again at the next try."
+AS_ON_THE_HUB = (
+    "The model's files are as the Hub has them, and this engine cannot read them: install a newer version of the "
+    "engine, or choose another MODEL or ENGINE."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +87,16 @@ async def resolve(
     token: str | None = None,
     environ: Mapping[str, str] | None = None,
     on_progress: Callable[[Download], None] = lambda _: None,
+    spoiled: AbstractSet[Path] = frozenset(),
 ) -> Model:
     """The model, whole and on this machine's disk. Raises ModelError.
 
     Cancelled: returns at once; a download is ended and keeps what it has. `environ` is where the Hub's own settings
-    (HF_ENDPOINT, proxies) are taken from; the process's environment by default.
+    (HF_ENDPOINT, proxies) are taken from; the process's environment by default. What holds a `spoiled` blob is passed
+    over (see `examine`).
     """
     spec = parse(spec) if isinstance(spec, str) else spec
-    model, looked = await asyncio.to_thread(_find, spec, places, wants)
+    model, looked = await asyncio.to_thread(_find, spec, places, wants, spoiled)
     if model is not None:
         return model
     hub = Hub(os.environ if environ is None else environ, token)
@@ -82,6 +107,44 @@ async def resolve(
             raise
         sentence = f"{error.sentence} The model was looked for in {', '.join(looked)} first."
         raise ModelError(error.kind, sentence, lasting=error.lasting) from error
+
+
+async def examine(
+    model: Path, *, places: Places, spoiled: set[Path], on_progress: Callable[[Loading], None]
+) -> Gone | None:
+    """What to say of a model whose files an engine called damaged, after reading all of them against the Hub's
+    checksums. None: they came from no Hub, and there is nothing to compare them with.
+
+    A damaged file of our own cache is removed, so that the next `resolve` brings it again; one in somebody else's cache
+    is theirs, and joins `spoiled`. Cancelled: the reading ends at once.
+    """
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+
+    def tell(done: int, total: int) -> None:
+        loop.call_soon_threadsafe(on_progress, Loading("checking", done=done, total=total))
+
+    try:
+        proof = await asyncio.to_thread(prove, model, tell, stop)
+    finally:
+        stop.set()
+    if not proof.compared:
+        return None
+    if not proof.damaged:
+        return Gone(AS_ON_THE_HUB, lasting=True, detail=f"{len(proof.compared)} files have the checksum of the Hub")
+    for blob in proof.damaged:
+        _discard(blob, places, spoiled)
+    named = "\n".join(f"{blob} does not have the checksum that it is named by" for blob in proof.damaged)
+    return Gone(DAMAGED_HERE, detail=named)
+
+
+def _discard(blob: Path, places: Places, spoiled: set[Path]) -> None:
+    try:
+        if blob.is_relative_to(places.own_cache.resolve()):
+            blob.unlink(missing_ok=True)
+            return
+    except OSError:
+        pass  # it stays, and is passed over
+    spoiled.add(blob)
 
 
 def name_of(text: str, places: Places) -> str:
@@ -130,7 +193,9 @@ def _selected(names: Iterable[str], spec: ModelSpec, wants: Wants) -> Selection:
     )
 
 
-def _find(spec: ModelSpec, places: Places, wants: Wants) -> tuple[Model | None, list[str]]:
+def _find(
+    spec: ModelSpec, places: Places, wants: Wants, spoiled: AbstractSet[Path] = frozenset()
+) -> tuple[Model | None, list[str]]:
     """The model, if it is here; and where it was looked for, as a sentence lists it."""
     for path, quant in _paths(spec, places):
         if _present(path):
@@ -140,6 +205,8 @@ def _find(spec: ModelSpec, places: Places, wants: Wants) -> tuple[Model | None, 
     looked = []
     for cache in (*places.hub_caches, places.own_cache):
         model, remark = _look_into(cache, spec, wants)
+        if model is not None and spoiled and not spoiled.isdisjoint(blobs_of(model.path)):
+            model, remark = None, " (there, but damaged)"
         if model is not None:
             return model, []
         looked.append(f"{cache}{remark}")

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gateway import gpus
 from gateway.providers.base import (
     Endpoint,
     Gone,
@@ -39,9 +38,8 @@ from gateway.providers.feed import Feed
 from gateway.providers.local import commands, guard
 from gateway.providers.local.commands import CommandError, EngineName, EngineSpec, Installed, Launch, Place, Traits
 from gateway.providers.local.compile_caches import added
-from gateway.providers.local.endings import how_it_ended, not_started
+from gateway.providers.local.endings import calls_files_damaged, how_it_ended, not_carried_out, not_started
 from gateway.providers.local.environment import engine_environment
-from gateway.providers.local.free_memory import free_memory
 from gateway.providers.local.guarded import SWEEP_PATIENCE, GuardedEngine, Spawn, living, spawn_guard
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.news_pipe import NewsPipe
@@ -55,8 +53,6 @@ if TYPE_CHECKING:  # imported when the engine's process runs already
     from gateway.providers.local.measures import Measures
     from gateway.providers.local.progress import Reading
 
-    from gateway.providers.local.sleeping import Sleeper
-    from gateway.providers.local.warmup import Warmup
 log = logging.getLogger(__name__)
 
 FIRST_LOOK, LAST_LOOK = 0.02, 0.25
@@ -91,6 +87,9 @@ Resolve = Callable[[Callable[[Loading], None]], Awaitable[FoundModel | None]]
 
 Raises ModelError (or ProviderError)."""
 
+Examine = Callable[[FoundModel, Callable[[Loading], None]], Awaitable[Gone | None]]
+"""Reads the model's files against the Hub's checksums. None: there is nothing to compare them with."""
+
 
 def find_installed() -> Installed:
     """What engines this machine has. Looks for llama_cpp without importing it (that takes a second)."""
@@ -102,7 +101,6 @@ def find_installed() -> Installed:
 
 
 @dataclass(slots=True)
-        cuda=gpus.library_is_there() and any(Path("/dev").glob("nvidia[0-9]*")),
 class Run:
     """One start, from its order to its end."""
 
@@ -128,11 +126,11 @@ class Run:
     """How far the engine is, by its lines and by what is measured of it."""
     measures: "Measures | None" = None
     life: "asyncio.Task[None] | None" = None
+    examination: "asyncio.Future[Gone | None] | None" = None
+    """Of the model's files, after an engine has called them damaged: there is nothing to stop but this."""
 
     def __repr__(self) -> str:
         return f"<Run {self.cookie} engine={self.engine!r} stopping={self.stopping} {self.feed!r}>"
-    sleeper: "Sleeper | None" = None
-    """Puts it to sleep; None: this engine cannot."""
 
     def hear(self, pipe: NewsPipe, line: str) -> None:
         """A line that the engine printed while it was not ready."""
@@ -171,6 +169,7 @@ class LocalProvider:
         spec: EngineSpec,
         *,
         resolve: Resolve,
+        examine: Examine | None = None,
         run_folder: Path,
         boot: str,
         log_path: Path,
@@ -187,12 +186,12 @@ class LocalProvider:
     ) -> None:
         self._spec = spec
         self._resolve = resolve
+        self._examine = examine
         self._run_folder = run_folder
         self._boot = boot
         self._log_path = log_path
         self._log_limit = log_limit
         self._log_every = log_every
-        free: Callable[[], int | None] = free_memory,
         self._environment = environment
         self._installed = installed
         self._executor = executor
@@ -211,15 +210,12 @@ class LocalProvider:
     def __repr__(self) -> str:
         return f"<LocalProvider {self._spec.engine or 'engine by model'} runs={list(self._runs.values())}>"
 
-        self._free = free
     @property
     def command_line(self) -> tuple[str, ...]:
         """How the last engine was called; empty before the first. ENGINE_ARGS may have put a secret into it."""
         return self._command_line
 
     # --- The contract ---
-        self._sleepless = False
-        """Whether the engine said that it cannot sleep on this machine."""
 
     @property
     def profile(self) -> Profile:
@@ -270,16 +266,10 @@ class LocalProvider:
             yield news
 
     async def rest(self, instance: Instance) -> None:
-        await self._sleeper(instance).wake()
-
-    def _sleeper(self, instance: Instance) -> "Sleeper":
-        run = self._runs.get(instance.id)
-        if run is None or run.sleeper is None:
-            raise ProviderError("This engine cannot sleep.", lasting=True)
-        return run.sleeper
+        raise ProviderError("This engine cannot sleep.", lasting=True)
 
     async def wake(self, instance: Instance) -> None:
-        await self._sleeper(instance).rest()
+        raise ProviderError("This engine cannot sleep.", lasting=True)
 
     async def stop(self, instance: Instance, *, within: float) -> None:
         """End it and see it gone. A caller who leaves here leaves a stop that goes on."""
@@ -290,6 +280,8 @@ class LocalProvider:
         if run.engine is None:
             await self._give_up(run, run.life)
             return
+        if run.examination is not None:
+            run.examination.cancel()
         run.engine.stop(within)
         if not await ended(run.life, within + CONFIRM_WITHIN):
             log.warning("The guard of engine %s does not end it; ending both.", run.cookie)
@@ -325,6 +317,8 @@ class LocalProvider:
             if run.engine is None:
                 await self._give_up(run, run.life)
             else:
+                if run.examination is not None:
+                    run.examination.cancel()
                 run.engine.hang_up()
                 await ended(run.life, guard.ORPHAN_STOP_COMMAND + CONFIRM_WITHIN)
 
@@ -395,7 +389,7 @@ class LocalProvider:
         except CommandError as error:
             gone = Gone("The engine's settings cannot be carried out.", lasting=True, detail=str(error))
         except OSError as error:
-            gone = Gone("The engine could not be started on this machine.", detail=str(error))
+            gone = not_carried_out(error)
         except Exception:
             log.exception("The start of engine %s failed for a reason that nobody thought of.", run.cookie)
         finally:
@@ -424,11 +418,24 @@ class LocalProvider:
                 await asyncio.shield(engine.gone)
             except BaseException:
                 # Cut off or broken: the guard ends the engine as it does when the whole gateway dies.
-        if self._sleepless:
-            installed = replace(installed, cuda=False)
                 engine.hang_up()
                 raise
+        return await self._doubt(run, engine, model, gone)
+
+    async def _doubt(self, run: Run, engine: GuardedEngine, model: FoundModel | None, gone: Gone) -> Gone:
+        """Where the engine called its files damaged, their checksums say whether they are. Damaged ones are thrown
+        away, and another try is worth it."""
+        if self._examine is None or model is None or run.served or run.stopping:
             return gone
+        if not calls_files_damaged(engine.exited.result(), run.complaints):
+            return gone
+        run.examination = asyncio.ensure_future(self._examine(model, run.feed.tell))
+        try:
+            await asyncio.wait({run.examination})
+        finally:
+            run.examination.cancel()
+        found = None if run.examination.cancelled() else run.examination.result()
+        return gone if found is None else replace(found, detail=f"{found.detail}\n{gone.detail}".strip())
 
     def _launch(
         self, run: Run, name: EngineName, model: FoundModel | None, installed: Installed, pipe: NewsPipe
@@ -495,29 +502,9 @@ class LocalProvider:
                     return serving.result()  # it does not serve, though its process lives
             finally:
                 serving.cancel()
-        self._prepare_sleep(run, name, model, installed)
                 await asyncio.wait({serving})
         finally:
             if run.measures is not None:
-    def _prepare_sleep(self, run: Run, name: EngineName, model: FoundModel | None, installed: Installed) -> None:
-        """Whether it was started so that it can sleep, and who will tell it to."""
-        insists = self._spec.idle_action == "sleep"
-        if model is None or not commands.can_sleep(self._spec, name, installed):
-            if insists:
-                log.warning("IDLE_ACTION=sleep: %s cannot sleep here (vLLM on an NVIDIA GPU can); it is stopped.", name)
-            return
-        from gateway.providers.local.sleeping import Sleeper
-
-        run.sleeper = Sleeper(
-            run.instance.endpoint,
-            model.path,
-            run.feed.tell,
-            insists=insists,
-            executor=self._executor,
-            free=self._free,
-        )
-        self._profile = replace(self._profile, can_rest=True)
-
                 run.measures.close()
             await settle(session)
         pipe.read_now()
@@ -550,9 +537,6 @@ class LocalProvider:
         self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: "aiohttp.ClientSession"
     ) -> str | None:
         """Returns the path at which its health may be asked from now on, None when there is none."""
-        if run.sleeper is not None and not run.served and run.sleeper.is_refused(engine.exited.result().tail):
-            self._sleepless = True
-            return Gone("The engine cannot sleep on this machine, and is started again without.")
         endpoint = run.instance.endpoint
         pause = FIRST_LOOK
         while True:
@@ -569,16 +553,11 @@ class LocalProvider:
                     engine.hush()
                     if run.measures is not None:
                         run.measures.close()
-                    ready = Ready(names, slots or self._profile.concurrency)
-                    if run.sleeper is not None:
-                        run.sleeper.serves(ready)
-                    run.feed.tell(ready)
+                    run.feed.tell(Ready(names, slots or self._profile.concurrency))
                     return None if asked else path
             if not pipe.spoke:
                 run.feed.tell(run.loading(health))
             nudged = await pipe.wait(pause)
-            if run.sleeper is not None:
-                await run.sleeper.notice(session)
             pause = FIRST_LOOK if nudged else min(LAST_LOOK, pause * 1.3)
 
     @staticmethod

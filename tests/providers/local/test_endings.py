@@ -5,7 +5,14 @@ import errno
 import pytest
 
 from gateway.providers.base import Gone
-from gateway.providers.local.endings import LESS_MEMORY, Exit, how_it_ended, not_started
+from gateway.providers.local.endings import (
+    LESS_MEMORY,
+    Exit,
+    calls_files_damaged,
+    how_it_ended,
+    not_carried_out,
+    not_started,
+)
 from gateway.providers.local.reasons import CAUSES, Complaints
 
 LESS = f"{LESS_MEMORY}."
@@ -160,3 +167,33 @@ def test_the_warnings_of_a_good_start_do_not_explain_a_later_end() -> None:
     complaints = Complaints()
     complaints.hear("OSError: [Errno 12] Cannot allocate memory")
     assert "exit code 1" in how_it_ended(Exit(1), None, True, complaints).reason
+
+
+# --- Before there is an engine, and what is looked at afterwards ---
+
+
+@pytest.mark.parametrize(
+    "number, cause", [(errno.ENOSPC, "disk_full"), (errno.EDQUOT, "disk_full"), (errno.EAGAIN, "processes")]
+)
+def test_what_the_machine_lacks_is_named(number: int, cause: str) -> None:
+    gone = not_carried_out(OSError(number, "so it is", "/secret"))
+    assert (gone.reason, gone.lasting) == (CAUSES[cause].sentence, False)
+    assert "/secret" in gone.detail
+    assert not_carried_out(OSError(errno.EIO, "x")).reason == "The engine could not be started on this machine."
+
+
+@pytest.mark.parametrize(
+    "code, line, doubted",
+    [
+        (1, "tensor 'a' data is not within the file bounds", True),
+        (-7, "", True),
+        (135, "", True),
+        (1, "unknown model architecture: 'x'", False),
+        (0, "tensor 'a' data is not within the file bounds", False),
+        (-9, "", False),
+    ],
+)
+def test_files_are_doubted_where_the_engine_calls_them_damaged_or_lost_a_page_of_them(
+    code: int, line: str, doubted: bool
+) -> None:
+    assert calls_files_damaged(Exit(code, (line,)), Complaints()) is doubted

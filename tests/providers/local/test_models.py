@@ -10,8 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from gateway.providers.base import Gone, Loading
 from gateway.providers.local import hub_download
-from gateway.providers.local.models import Download, ModelError, Places, find, name_of, resolve
+from gateway.providers.local.model_error import FOR_CALLERS
+from gateway.providers.local.models import (
+    AS_ON_THE_HUB,
+    DAMAGED_HERE,
+    Download,
+    ModelError,
+    Places,
+    examine,
+    find,
+    name_of,
+    resolve,
+)
 from tests.support.hub import COMMIT, FakeHub, etag_of
 from tests.support.model_bytes import gguf_bytes, transformers_files
 
@@ -493,7 +505,67 @@ async def test_a_disk_that_becomes_full_keeps_what_came(ask, hub, places):
     (blobs / f"{etag_of(BIG)}.partial").symlink_to("/dev/full")
     error = await ask.trouble(REPO)
     assert error.kind == "space"
-    assert "became full" in error.sentence
+    assert f"The disk became full at {places.own_cache}: 3.9 MiB are still to come, " in error.sentence
+    assert "are left. Make room, or set DATA_DIR to a larger volume" in error.sentence
+
+
+# --- Files that an engine called damaged ---
+
+
+def spoil(model: Path) -> Path:
+    """One byte of its blob is another one; its length is right."""
+    blob = model.resolve()
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    return blob
+
+
+async def test_a_damaged_file_of_our_own_is_thrown_away_and_fetched_again(ask, hub, places):
+    hub.add(REPO, {"a.gguf": BIG})
+    model = await ask(REPO)
+    blob = spoil(model.path)
+    told: list[Loading] = []
+    gone = await examine(model.path, places=places, spoiled=(spoiled := set()), on_progress=told.append)
+    assert gone == Gone(DAMAGED_HERE, detail=f"{blob} does not have the checksum that it is named by")
+    assert not blob.exists() and spoiled == set()
+    await asyncio.sleep(0)
+    assert told[-1] == Loading("checking", done=len(BIG), total=len(BIG))
+    again = await ask(REPO)
+    assert again.path == model.path and again.path.read_bytes() == BIG
+    assert len(hub.downloads()) == 2
+
+
+async def test_a_damaged_file_in_somebody_elses_cache_is_left_there_and_passed_over(ask, hub, places):
+    put_in_cache(places.hub_caches[0], REPO, {"a.gguf": BIG})
+    hub.add(REPO, {"a.gguf": BIG})
+    theirs = await ask(REPO)
+    blob = spoil(theirs.path)
+    gone = await examine(theirs.path, places=places, spoiled=(spoiled := set()), on_progress=lambda _: None)
+    assert gone is not None and gone.reason == DAMAGED_HERE and not gone.lasting
+    assert blob.exists() and spoiled == {blob}
+    ours = await ask(REPO, spoiled=spoiled)
+    assert ours.path.is_relative_to(places.own_cache) and ours.path.read_bytes() == BIG
+
+
+async def test_files_as_the_hub_has_them_are_not_fetched_again(ask, hub, places):
+    """The engine is wrong about them, or too old for them: the same bytes once more would change nothing."""
+    hub.add(REPO, {"a.gguf": WHOLE})
+    model = await ask(REPO)
+    gone = await examine(model.path, places=places, spoiled=set(), on_progress=lambda _: None)
+    assert gone is not None and (gone.reason, gone.lasting) == (AS_ON_THE_HUB, True)
+    assert model.path.exists()
+
+
+async def test_a_file_that_came_from_no_hub_is_not_examined(places):
+    path = places.models_dir / "mine.gguf"
+    path.write_bytes(WHOLE)
+    assert await examine(path, places=places, spoiled=set(), on_progress=lambda _: None) is None
+
+
+def test_what_callers_are_told_of_a_model_says_what_to_do_and_names_no_path() -> None:
+    for sentence in FOR_CALLERS.values():
+        assert sentence.endswith(".") and (":" in sentence or "log" in sentence)
+        assert "/" not in sentence.replace("org/name", "")
 
 
 async def test_a_hub_that_is_unwell_for_a_moment_is_asked_again(ask, hub):

@@ -17,8 +17,9 @@ import pytest
 from gateway.providers.base import Gone, Instance, Intent, Loading, ProviderError, Ready
 from gateway.providers.local import guard
 from gateway.providers.local.commands import CommandError, EngineSpec, Format, Installed
-from gateway.providers.local.model_error import ModelError
-from gateway.providers.local.provider import LocalProvider
+from gateway.providers.local.model_error import FOR_CALLERS, ModelError
+from gateway.providers.local.provider import FoundModel, LocalProvider
+from gateway.providers.local.reasons import CAUSES
 from tests.support.engines import (
     FAKE_ENGINE,
     FullJournal,
@@ -413,8 +414,73 @@ async def test_a_model_that_is_not_there_is_told_before_any_engine_is_tried(loca
     provider = local.provider(local.command(), resolve=missing)
     _, watcher = await local.start(provider)
     gone = await watcher.gone()
-    assert gone == Gone("The configured model was not found.", lasting=True, detail="/models/x.gguf is not there.")
+    assert gone == Gone(FOR_CALLERS["missing"], lasting=True, detail="/models/x.gguf is not there.")
     assert not local.log.exists()
+
+
+# --- Why it did not start ---
+
+BROKEN = "error loading model: tensor 'output.weight' data is not within the file bounds"
+
+
+def saying(*lines: str, code: int = 1) -> EngineSpec:
+    """An engine that prints these lines and ends."""
+    words = ["/bin/sh", "-c", 'printf "%s\\n" "$@"; exit ' + str(code), "{socket}", *lines]
+    return EngineSpec(engine_command=shlex.join(words))
+
+
+async def test_the_cause_is_told_however_much_was_printed_after_it(local: Local) -> None:
+    """The last lines, which the guard hands over at the end, don't hold it any more."""
+    cause = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"
+    trace = [f"  File engine.py, line {number}, in start" for number in range(150)]
+    _, watcher = await local.start(local.provider(saying(cause, *trace, "RuntimeError: See root cause above.")))
+    gone = await watcher.gone()
+    assert (gone.reason, gone.lasting) == (CAUSES["no_cache"].sentence, True)
+    assert gone.detail.startswith(cause) and gone.detail.endswith("See root cause above.")
+
+
+async def test_damaged_files_are_examined_and_what_is_found_is_the_reason(local: Local) -> None:
+    seen: list[Path] = []
+
+    async def examine(model: FoundModel, tell: Callable[[Loading], None]) -> Gone:
+        seen.append(model.path)
+        tell(Loading("checking", done=1, total=2))
+        return Gone("They were damaged, and are fetched again.", detail="blob 7")
+
+    provider = local.provider(saying(BROKEN), resolve=tiny, examine=examine)
+    _, watcher = await local.start(provider)
+    gone = await watcher.gone()
+    assert gone == Gone("They were damaged, and are fetched again.", detail=f"blob 7\n{BROKEN}")
+    assert seen == [FakeModel.path]
+    assert Loading("checking", done=1, total=2) in watcher.heard
+
+
+async def test_files_that_nobody_doubts_are_not_read(local: Local) -> None:
+    async def examine(model: FoundModel, tell: Callable[[Loading], None]) -> Gone:
+        raise AssertionError("they are large")
+
+    provider = local.provider(saying("ValueError: unknown"), resolve=tiny, examine=examine)
+    _, watcher = await local.start(provider)
+    assert "exit code 1" in (await watcher.gone()).reason
+
+
+async def test_a_stop_does_not_wait_for_the_files_to_be_read(local: Local) -> None:
+    reading, ended = asyncio.Event(), asyncio.Event()
+
+    async def examine(model: FoundModel, tell: Callable[[Loading], None]) -> Gone:
+        reading.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    provider = local.provider(saying(BROKEN), resolve=tiny, examine=examine)
+    instance, watcher = await local.start(provider)
+    await asyncio.wait_for(reading.wait(), 10)
+    await asyncio.wait_for(provider.stop(instance, within=5), 5)
+    assert ended.is_set()
+    assert (await watcher.gone()).reason == "The engine was stopped."
 
 
 async def test_settings_that_fit_no_engine_are_a_lasting_failure(local: Local) -> None:
