@@ -161,6 +161,7 @@ class Gateway:
             LifecycleSettings(
                 idle_timeout=s.idle_timeout if profile.starts else None,
                 start_timeout=s.start_timeout,
+                idle_action=assembly.idle_action(s),
                 start_max=s.start_max if profile.starts else float("inf"),
                 drain_timeout=s.drain_timeout,
                 drain_reserve=reserve,

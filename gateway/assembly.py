@@ -10,7 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from gateway.config import Settings
 from gateway.policy.keys import Key
@@ -367,6 +368,12 @@ def _resolver(
 
     async def resolve(tell: Callable[[Loading], None]) -> object | None:
         if text is None:
+def idle_action(settings: Settings) -> Literal["sleep", "stop"]:
+    """What the lifecycle orders where it is idle. An engine that turns out to be unable to sleep is stopped instead."""
+    may = settings.provider == "local" and settings.engine in (None, "vllm") and settings.idle_action != "stop"
+    return "sleep" if may else "stop"
+
+
             return None
         from gateway.providers.local import models
 
@@ -384,6 +391,8 @@ def _resolver(
 
 def _examiner(
     settings: Settings, spoiled: set[Path]
+        # One that is never idle is not made to hold anything in readiness for its sleep.
+        idle_action="stop" if settings.idle_timeout is None else settings.idle_action,
 ) -> "Callable[[FoundModel, Callable[[Loading], None]], Awaitable[Gone | None]]":
     """What is found damaged in somebody else's cache joins `spoiled`, for as long as this gateway lives."""
 

@@ -82,6 +82,7 @@ EngineName = Annotated[
     kinds.one_of("llama-cpp-python", "llama-server", "vllm", "command"),
 ]
 LogFormat = Annotated[Literal["text", "json"], kinds.one_of("text", "json")]
+IdleAction = Annotated[Literal["auto", "sleep", "stop"], kinds.one_of("auto", "sleep", "stop")]
 LogTo = Annotated[Literal["both", "console", "files"], kinds.one_of("both", "console", "files")]
 ColdStart = Annotated[Literal["hold", "reject"], kinds.one_of("hold", "reject")]
 LoadingText = Annotated[Literal["off", "reasoning"], kinds.one_of("off", "reasoning")]
@@ -245,6 +246,11 @@ class Settings(BaseModel):
         "*reject* it at once, with `Retry-After`, while the start goes on.",
     )
     hold_grace: Wait = _waiting(
+    idle_action: IdleAction = _lifecycle(
+        "auto",
+        "What happens to an idle engine. *stop* ends it. *sleep* keeps vLLM's process, which gives its GPU memory back "
+        "until somebody comes. *auto* sleeps where vLLM can, and the machine's memory can hold the weights meanwhile.",
+    )
         10.0, "How long a streaming caller waits for a plain status before the stream is opened and held by comments."
     )
     hold_max: Annotated[float | None, kinds.SPAN_OR_AUTO] = _waiting(
@@ -884,6 +890,10 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
                 "allowed: https://, or ALLOW_PLAIN_HTTP=true",
             )
 
+DEV_PATHS = frozenset({"/collective_rpc", "/sleep", "/wake_up", "/is_sleeping", "/release_kv_cache_memory"})
+"""vLLM's development routes that its sleep is ordered by: whoever reaches them can do anything with it."""
+
+
 
 def _doubts(settings: Settings) -> Iterator[str]:
     """What works, and was probably not meant."""
@@ -906,6 +916,16 @@ def _doubts(settings: Settings) -> Iterator[str]:
     if s.engine not in (None, "command") and s.engine_command:
         yield f"ENGINE_COMMAND is not used: ENGINE is {s.engine}"
     if s.log_total_size < 3 * s.log_max_size:
+    if s.idle_action == "sleep" and (s.provider != "local" or s.engine not in (None, "vllm")):
+        yield (
+            ("idle_action", "provider", "engine"),
+            "IDLE_ACTION: sleep, and only a local vLLM can be put to sleep; allowed: auto or stop",
+        )
+    if taken := sorted(DEV_PATHS & set(s.allowed_paths)):
+        yield (
+            ("allowed_paths",),
+            f"ALLOWED_PATHS: {taken[0]} is for the gateway alone; allowed: paths that answer callers",
+        )
         yield "LOG_TOTAL_SIZE is less than three times LOG_MAX_SIZE: hardly anything is kept beside the live files"
     if s.start_timeout > s.start_max:
         yield "START_TIMEOUT is longer than START_MAX, which ends a start first"

@@ -542,6 +542,11 @@ def test_settings_that_do_not_fit_together_are_refused(environ: dict[str, str], 
 )
 def test_plain_http_is_fine_where_the_internet_is_not_crossed(url: str) -> None:
     assert load({"UPSTREAM_URL": url}).upstream_url == url
+    *(
+        ({"IDLE_ACTION": "sleep", **more}, "IDLE_ACTION: sleep, and only a local vLLM can be put to sleep")
+        for more in ({"ENGINE": "llama-server"}, {"UPSTREAM_URL": "http://10.0.0.9"}, {"ENGINE_COMMAND": "x {port}"})
+    ),
+    ({"ALLOWED_PATHS": "/tokenize,/sleep"}, "ALLOWED_PATHS: /sleep is for the gateway alone"),
 
 
 def test_plain_http_to_a_public_address_is_somebodys_decision() -> None:

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,17 @@ from gateway.providers.local import guard
 from gateway.providers.local.commands import Installed
 from tests.support.engines import alive, ask, soon
 from tests.support.real_house import CHAT, SOON, Engine, RealHouse, real_house
+from tests.support.vllm import recorded
 
-RECORDING = Path(__file__).parent.parent / "support" / "recorded_vllm.py"
 HELLO = [{"role": "user", "content": "Hello"}]
 STORY: dict[str, Any] = {"model": "demo", "messages": HELLO, "max_tokens": 500, "stream": True}
 VLLM = Engine("vllm", args=("--recorded-dying", "0.4"), doing="/load", slots=4, context=2048)
 
 
 @contextlib.asynccontextmanager
-async def vllm(folder: Path, **sizes: Any) -> AsyncIterator[RealHouse]:
-    program = folder / "vllm"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {RECORDING} "$@"\n')
-    program.chmod(0o755)
-    installed = Installed(vllm=str(program))
-    spec = {"max_num_seqs": 4}
+async def vllm(folder: Path, spec: dict[str, Any] | None = None, **sizes: Any) -> AsyncIterator[RealHouse]:
+    installed = Installed(vllm=str(recorded(folder)), cuda=True)
+    spec = {"max_num_seqs": 4} | (spec or {})
     async with real_house(VLLM, folder, spec=spec, installed=installed, retry_first=0.05, **sizes) as house:
         yield house
 
@@ -143,3 +139,107 @@ async def test_a_stop_ends_all_three_processes(tmp_path: Path) -> None:
         assert len(before) == 3
         assert not any(map(alive, before.values()))
         assert not [pid for pid in guard.processes() if guard.carries(pid, guard.COOKIE, house.boot)]
+
+
+# --- Asleep instead of stopped. What the provider does with it: tests/providers/local/test_sleeping.py
+
+
+@contextlib.asynccontextmanager
+async def sleepy(folder: Path, *args: str, action: str = "sleep", **sizes: Any) -> AsyncIterator[RealHouse]:
+    """It insists on sleep, whatever memory this machine has left. At once where nobody is there."""
+    spec = {"idle_action": action, "engine_args": (*VLLM.args, *args)}
+    async with vllm(folder, spec, idle_action="sleep", idle_timeout=0.1, **sizes) as house:
+        yield house
+
+
+def told(house: RealHouse) -> list[str]:
+    """The orders about its sleep that the engine had."""
+    lines = house.log.read_text().splitlines()
+    return [line.removeprefix("told ").partition(" ")[0] for line in lines if line.startswith("told ")]
+
+
+async def test_an_idle_engine_sleeps_and_the_next_request_wakes_it(tmp_path: Path) -> None:
+    async with sleepy(tmp_path) as house, house.sdk() as client:
+        for _ in range(2):
+            answer = await client.chat.completions.create(model="any", messages=HELLO, max_tokens=3)
+            assert answer.choices[0].message.content == "word word word "
+            await house.until(lambda: house.state.value == "asleep")
+        assert len(house.spawned) == 1
+        assert [order.partition("?")[0] for order in told(house)].count("/sleep") == 2
+
+
+async def test_a_held_stream_hears_that_it_wakes_and_then_its_answer(tmp_path: Path) -> None:
+    async with sleepy(tmp_path) as house:
+        await house.ready()
+        await house.until(lambda: house.state.value == "asleep")
+        async with house.calling(CHAT, STORY | {"max_tokens": 3}) as caller:
+            said = await caller.rest()
+        assert said.startswith(b"HTTP/1.1 200 ") and said.count(b"word ") == 3 and b"data: [DONE]" in said
+
+
+async def test_who_comes_while_it_falls_asleep_waits_and_wakes_it(tmp_path: Path) -> None:
+    """Many come at any moment of many sleeps: none hangs, none is refused, and nothing is started anew."""
+    async with sleepy(tmp_path) as house, house.sdk() as client:
+        for step in range(6):
+            answer = await client.chat.completions.create(model="any", messages=HELLO, max_tokens=1)
+            assert answer.choices[0].message.content == "word "
+            await asyncio.sleep(0.085 + 0.005 * step)
+        assert len(house.spawned) == 1
+
+
+async def test_a_wake_that_fails_is_a_new_start(tmp_path: Path) -> None:
+    async with sleepy(tmp_path, "--recorded-wake", "fails") as house, house.sdk() as client:
+        await house.ready()
+        before = parts(house)
+        await house.until(lambda: house.state.value == "asleep")
+        answer = await client.chat.completions.create(model="any", messages=HELLO, max_tokens=1)
+        assert answer.choices[0].message.content == "word "
+        assert len(house.spawned) == 2
+        assert not any(map(alive, before.values()))
+
+
+async def test_an_engine_that_cannot_fall_asleep_is_stopped(tmp_path: Path) -> None:
+    async with sleepy(tmp_path, "--recorded-sleep", "fails") as house:
+        await house.ready()
+        before = parts(house)
+        await house.until(lambda: house.state.value == "stopped")
+        assert not any(map(alive, before.values()))
+
+
+async def test_a_crash_in_its_sleep_costs_nobody_an_answer(tmp_path: Path) -> None:
+    async with sleepy(tmp_path) as house, house.sdk() as client:
+        await house.ready()
+        await house.until(lambda: house.state.value == "asleep")
+        os.kill(parts(house)["serve"], signal.SIGKILL)
+        await house.until(lambda: house.state.value == "stopped")
+        answer = await client.chat.completions.create(model="any", messages=HELLO, max_tokens=1)
+        assert answer.choices[0].message.content == "word "
+        assert len(house.spawned) == 2
+
+
+async def test_a_sleeping_engine_is_gone_with_the_gateway(tmp_path: Path) -> None:
+    async with sleepy(tmp_path) as house:
+        await house.ready()
+        await house.until(lambda: house.state.value == "asleep")
+        before = parts(house)
+    assert len(before) == 3 and not any(map(alive, before.values()))
+
+
+async def test_no_caller_reaches_the_routes_that_it_is_put_to_sleep_by(tmp_path: Path) -> None:
+    async with sleepy(tmp_path) as house:
+        await house.ready()
+        await house.until(lambda: house.state.value == "asleep")
+        before = told(house)
+        for route in (
+            "/sleep",
+            "/sleep?level=2",
+            "/wake_up",
+            "/is_sleeping",
+            "/collective_rpc",
+            "/v1/../sleep",
+            "//sleep",
+        ):
+            async with house.calling(route, {"method": "reload_weights"}) as caller:
+                said = await caller.rest()
+            assert said.startswith(b"HTTP/1.1 404 "), (route, said)
+        assert told(house) == before and house.state.value == "asleep"

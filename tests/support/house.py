@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -331,6 +331,7 @@ class Sizes:
     gap: float = 1.0
     idle_timeout: float | None = None
     start_timeout: float = 600.0
+    idle_action: Literal["sleep", "stop"] = "stop"
     drain_timeout: float = 3.0
     stop_within: float = 1.0
     head_timeout: float = 3.0
@@ -367,6 +368,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
             start_timeout=sizes.start_timeout,
             drain_timeout=sizes.drain_timeout,
             drain_reserve=0.5,
+            idle_action=sizes.idle_action,
             retry_first=sizes.retry_first,
         ),
         now=asyncio.get_running_loop().time(),

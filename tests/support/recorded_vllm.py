@@ -7,9 +7,13 @@ Recorded, and played here:
 - three processes: API server, EngineCore, Worker; a kill -9 of the API server leaves the other two alive;
 - SIGTERM in mid-stream: each stream ends with `"finish_reason":"abort"` and `data: [DONE]`, then all exit with code 0;
 - kill -9 of EngineCore: `data: {"error":…}` and `data: [DONE]` inside the 200; /health is 503 for 3 s; then exit;
-- a caller's disconnect cancels its request within 0.3 s.
+- a caller's disconnect cancels its request within 0.3 s;
+- asleep (its routes are there with VLLM_SERVER_DEV_MODE=1 only): /health stays 200, a request hangs until it is awake;
+  /wake_up with a tag wakes that part only; a partial wake is still asleep;
+- `--enable-sleep-mode` on a CPU: the start fails, with "Sleep mode is not supported on current platform" at its end.
 Not recorded, and assumed: the wording of the error (vllm/v1/engine/exceptions.py), that a whole answer is aborted in
-the same words, the exit code after EngineCore's death, and that requests in those 3 s get a 500.
+the same words, the exit code after EngineCore's death, and that requests in those 3 s get a 500; that a level 2 sleep
+whose weights are not loaded again answers nonsense (on a CPU nothing is freed, so it was not seen).
 
 Standard library and threads only, so that it is there within 50 ms.
 """
@@ -45,12 +49,19 @@ def parse() -> argparse.Namespace:
     words.add_argument("--served-model-name", nargs="+", default=[])
     words.add_argument("--recorded-load", type=float, default=0.1, help="seconds until it is ready")
     words.add_argument("--recorded-dying", type=float, default=3.0, help="seconds between EngineCore's end and its own")
+    words.add_argument("--enable-sleep-mode", action="store_true")
+    words.add_argument("--recorded-cpu", action="store_true", help="it cannot sleep here")
+    words.add_argument("--recorded-sleep", choices=["fails", "hangs"], help="what becomes of the order to sleep")
+    words.add_argument("--recorded-wake", choices=["fails", "hangs"], help="what becomes of the order to wake")
     return words.parse_known_args()[0]
 
 
 def part(name: str) -> "subprocess.Popen[bytes]":
     """EngineCore starts its Worker itself, as vLLM's does."""
     return subprocess.Popen([sys.executable, "-I", "-S", __file__, name, "-"])
+
+
+SLEEP_ROUTES = ("/sleep", "/wake_up", "/is_sleeping", "/collective_rpc")
 
 
 class Gone(Exception):
@@ -65,6 +76,11 @@ class ApiServer:
         self.running = 0
         self.served = 0
         self.changed = threading.Condition()
+        self.asleep: set[str] = set()
+        """What it has given back: weights, kv_cache."""
+        self.has_weights = True
+        self.told: list[str] = []
+        """The orders about its sleep, in their order."""
         self.core = part("core")
 
     @property
@@ -81,6 +97,8 @@ class ApiServer:
         """Works for so many tokens' time, and says how that came to an end: length, abort or dead."""
         for _ in range(count):
             time.sleep(GAP)
+            while self.asleep and not self.core_is_dead and not self.ending.is_set():
+                time.sleep(GAP)
             if self.core_is_dead:
                 return "dead"
             if self.ending.is_set():
@@ -94,6 +112,10 @@ class ApiServer:
                     caller.setblocking(True)
         return "length"
 
+    @property
+    def word(self) -> str:
+        return "word " if self.has_weights else "!!!! "
+
     def chat(self, body: dict[str, object], caller: socket.socket) -> None:
         count = int(str(body.get("max_tokens") or 16))
         if body.get("stream") and not self.core_is_dead:
@@ -101,7 +123,7 @@ class ApiServer:
         elif self.core_is_dead or (end := self.tokens(count, caller)) == "dead":
             send(caller, 500, DEAD)
         else:
-            message = {"role": "assistant", "content": "word " * count}
+            message = {"role": "assistant", "content": self.word * count}
             choice = {"index": 0, "message": message, "finish_reason": end}
             send(caller, 200, {"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice]})
 
@@ -112,7 +134,7 @@ class ApiServer:
         for _ in range(count):
             if (end := self.tokens(1, caller)) != "length":
                 break
-            event(caller, self.piece("word ", None))
+            event(caller, self.piece(self.word, None))
         event(caller, DEAD if end == "dead" else self.piece("", end))
         caller.sendall(chunk(b"data: [DONE]\n\n") + chunk(b""))
 
@@ -134,8 +156,34 @@ class ApiServer:
                 with self.changed:
                     self.running -= 1
                     self.changed.notify_all()
+        elif os.environ.get("VLLM_SERVER_DEV_MODE") == "1" and path.partition("?")[0] in SLEEP_ROUTES:
+            self.turn(path, body, caller)
         else:
             send(caller, 404, {"detail": "Not Found"})
+
+    def turn(self, path: str, body: bytes, caller: socket.socket) -> None:
+        """What is about its sleep."""
+        route, _, query = path.partition("?")
+        if route == "/is_sleeping":
+            send(caller, 200, {"is_sleeping": bool(self.asleep)})
+            return
+        self.told.append(f"{path} {body.decode()}".strip())
+        print("told", self.told[-1], flush=True)
+        misbehaves = {"/sleep": self.options.recorded_sleep, "/wake_up": self.options.recorded_wake}.get(route)
+        if misbehaves == "hangs":
+            self.ending.wait()
+        elif misbehaves == "fails":
+            send(caller, 500, DEAD)
+        elif route == "/sleep":
+            self.asleep = {"weights", "kv_cache"}
+            self.has_weights = "level=2" not in query
+            send(caller, 200, {"status": "sleeping", "level": 2 if "level=2" in query else 1})
+        elif route == "/wake_up":
+            self.asleep -= {query.removeprefix("tags=")} if query else {"weights", "kv_cache"}
+            send(caller, 200, {"status": "sleeping" if self.asleep else "awake", "tags": None})
+        else:
+            self.has_weights = self.has_weights or "weights" not in self.asleep
+            send(caller, 200, {"results": [None]})
 
     def serve_one(self, caller: socket.socket) -> None:
         with caller, contextlib.suppress(OSError, Gone):
@@ -153,6 +201,9 @@ class ApiServer:
 
     def live(self) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.ending.set())
+        if self.options.recorded_cpu and self.options.enable_sleep_mode:
+            self.core.terminate()
+            sys.exit("  Value error, Sleep mode is not supported on current platform. [type=value_error]")
         time.sleep(self.options.recorded_load)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.options.uds)
@@ -160,7 +211,7 @@ class ApiServer:
         threading.Thread(target=self.accept, args=(listener,), daemon=True).start()
         while not self.ending.is_set() and not self.core_is_dead:
             self.ending.wait(0.02)
-        if self.core_is_dead:
+        if self.core_is_dead and not self.ending.is_set():
             time.sleep(self.options.recorded_dying)
             os._exit(1)
         listener.close()

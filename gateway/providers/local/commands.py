@@ -16,6 +16,7 @@ from typing import Literal
 EngineName = Literal["llama-cpp-python", "llama-server", "vllm", "command"]
 Format = Literal["gguf", "safetensors"]
 Door = Literal["socket", "port"]
+IdleAction = Literal["auto", "sleep", "stop"]
 
 SOCKET_PATH_MAX = 107
 """Bytes: the kernel's sockaddr_un, less its ending zero."""
@@ -50,6 +51,8 @@ class EngineSpec:
     stop_command: str = ""
     health_path: str = ""
     engine_env: Mapping[str, str] = field(default_factory=dict)
+    idle_action: IdleAction = "stop"
+    """What it does when nobody needs it. `auto`: it sleeps where it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class Installed:
     llama_cpp: bool = False
     llama_server: str | None = None
     vllm: str | None = None
+    cuda: bool = False
+    """Whether there is an NVIDIA GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +277,19 @@ def llama_server(spec: EngineSpec, place: Place, model: str, installed: Installe
     return Launch((*argv, *spec.engine_args))
 
 
+OWN_WAY = frozenset({"--uds", "--host", "--port", "--headless", "--no-enable-sleep-mode"})
+"""With one of these in ENGINE_ARGS vLLM listens where we did not tell it to, or must not sleep."""
+
+
+def can_sleep(spec: EngineSpec, engine: EngineName, installed: Installed) -> bool:
+    """Whether the engine is started so that it can be put to sleep (sleeping.py): vLLM, on a GPU, at our own socket.
+
+    The routes for it let whoever reaches them do anything, so they are never switched on where others may listen.
+    """
+    named = {word.partition("=")[0].replace("_", "-") for word in spec.engine_args}
+    return engine == "vllm" and spec.idle_action != "stop" and installed.cuda and not named & OWN_WAY
+
+
 def vllm(spec: EngineSpec, place: Place, model: str, installed: Installed) -> Launch:
     """vLLM sizes its cache itself; CTX_SIZE is llama.cpp's word and means nothing here."""
     argv = [installed.vllm or "vllm", "serve", model, "--uds", place.socket]
@@ -283,7 +301,9 @@ def vllm(spec: EngineSpec, place: Place, model: str, installed: Installed) -> La
         argv += ["--gpu-memory-utilization", f"{spec.gpu_memory_utilization:g}"]
     if spec.max_num_seqs:
         argv += ["--max-num-seqs", str(spec.max_num_seqs)]
-    return Launch((*argv, *spec.engine_args))
+    if not can_sleep(spec, "vllm", installed):
+        return Launch((*argv, *spec.engine_args))
+    return Launch((*argv, "--enable-sleep-mode", *spec.engine_args), needed_env={"VLLM_SERVER_DEV_MODE": "1"})
 
 
 def command(spec: EngineSpec, place: Place, model: str, installed: Installed) -> Launch:

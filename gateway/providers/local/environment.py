@@ -121,7 +121,7 @@ def engine_environment(
     env.update(OURS)
     env.update(wanted)
     for name, value in needed.items():
-        # The only one is PYTHONPATH: ours first, and what was there stays behind it.
-        env[name] = f"{value}:{env[name]}" if env.get(name) else value
+        # Of places to look at, ours is the first, and what was there stays behind it.
+        env[name] = f"{value}:{env[name]}" if name == "PYTHONPATH" and env.get(name) else value
     env[cookie_name] = cookie
     return env

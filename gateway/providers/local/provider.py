@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gateway import gpus
 from gateway.providers.base import (
     Endpoint,
     Gone,
@@ -40,6 +41,7 @@ from gateway.providers.local.commands import CommandError, EngineName, EngineSpe
 from gateway.providers.local.compile_caches import added
 from gateway.providers.local.endings import calls_files_damaged, how_it_ended, not_carried_out, not_started
 from gateway.providers.local.environment import engine_environment
+from gateway.providers.local.free_memory import free_memory
 from gateway.providers.local.guarded import SWEEP_PATIENCE, GuardedEngine, Spawn, living, spawn_guard
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.news_pipe import NewsPipe
@@ -53,6 +55,8 @@ if TYPE_CHECKING:  # imported when the engine's process runs already
     from gateway.providers.local.measures import Measures
     from gateway.providers.local.progress import Reading
 
+    from gateway.providers.local.sleeping import Sleeper
+    from gateway.providers.local.warmup import Warmup
 log = logging.getLogger(__name__)
 
 FIRST_LOOK, LAST_LOOK = 0.02, 0.25
@@ -98,6 +102,7 @@ def find_installed() -> Installed:
         llama_server=shutil.which("llama-server"),
         vllm=shutil.which("vllm"),
     )
+        cuda=gpus.library_is_there() and any(Path("/dev").glob("nvidia[0-9]*")),
 
 
 @dataclass(slots=True)
@@ -126,6 +131,8 @@ class Run:
     """How far the engine is, by its lines and by what is measured of it."""
     measures: "Measures | None" = None
     life: "asyncio.Task[None] | None" = None
+    sleeper: "Sleeper | None" = None
+    """Puts it to sleep; None: this engine cannot."""
     examination: "asyncio.Future[Gone | None] | None" = None
     """Of the model's files, after an engine has called them damaged: there is nothing to stop but this."""
 
@@ -185,6 +192,7 @@ class LocalProvider:
         watch_every: float = WATCH_EVERY,
     ) -> None:
         self._spec = spec
+        free: Callable[[], int | None] = free_memory,
         self._resolve = resolve
         self._examine = examine
         self._run_folder = run_folder
@@ -203,12 +211,15 @@ class LocalProvider:
         self._runs: dict[str, Run] = {}
         self._ahead: Run | None = None
         """The one that was begun before it was ordered."""
+        self._free = free
         self._door = commands.door(spec, spec.engine)
         self._profile = self._first_profile()
         self._command_line: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<LocalProvider {self._spec.engine or 'engine by model'} runs={list(self._runs.values())}>"
+        self._sleepless = False
+        """Whether the engine said that it cannot sleep on this machine."""
 
     @property
     def command_line(self) -> tuple[str, ...]:
@@ -266,10 +277,16 @@ class LocalProvider:
             yield news
 
     async def rest(self, instance: Instance) -> None:
-        raise ProviderError("This engine cannot sleep.", lasting=True)
+        await self._sleeper(instance).wake()
+
+    def _sleeper(self, instance: Instance) -> "Sleeper":
+        run = self._runs.get(instance.id)
+        if run is None or run.sleeper is None:
+            raise ProviderError("This engine cannot sleep.", lasting=True)
+        return run.sleeper
 
     async def wake(self, instance: Instance) -> None:
-        raise ProviderError("This engine cannot sleep.", lasting=True)
+        await self._sleeper(instance).rest()
 
     async def stop(self, instance: Instance, *, within: float) -> None:
         """End it and see it gone. A caller who leaves here leaves a stop that goes on."""
@@ -407,6 +424,8 @@ class LocalProvider:
         engine_name = commands.choose(self._spec, model.format if model else None, installed)
         known = commands.traits(self._spec, engine_name)
         self._profile = self._profile_of(engine_name)
+        if self._sleepless:
+            installed = replace(installed, cuda=False)
         if model is not None and not self._profile.models:
             self._profile = replace(self._profile, models=(model.name,))
         with NewsPipe() as pipe:
@@ -476,9 +495,29 @@ class LocalProvider:
         self._measure(run, engine, name, model, env.get("CUDA_VISIBLE_DEVICES"))
         return engine
 
+        self._prepare_sleep(run, name, model, installed)
     @staticmethod
     def _measure(
         run: Run, engine: GuardedEngine, name: EngineName, model: FoundModel | None, visible: str | None
+    def _prepare_sleep(self, run: Run, name: EngineName, model: FoundModel | None, installed: Installed) -> None:
+        """Whether it was started so that it can sleep, and who will tell it to."""
+        insists = self._spec.idle_action == "sleep"
+        if model is None or not commands.can_sleep(self._spec, name, installed):
+            if insists:
+                log.warning("IDLE_ACTION=sleep: %s cannot sleep here (vLLM on an NVIDIA GPU can); it is stopped.", name)
+            return
+        from gateway.providers.local.sleeping import Sleeper
+
+        run.sleeper = Sleeper(
+            run.instance.endpoint,
+            model.path,
+            run.feed.tell,
+            insists=insists,
+            executor=self._executor,
+            free=self._free,
+        )
+        self._profile = replace(self._profile, can_rest=True)
+
     ) -> None:
         from gateway.providers.local.measures import Measures
         from gateway.providers.local.progress import Reading
@@ -511,6 +550,9 @@ class LocalProvider:
         return how_it_ended(
             engine.exited.result(),
             pipe.failure,
+        if run.sleeper is not None and not run.served and run.sleeper.is_refused(engine.exited.result().tail):
+            self._sleepless = True
+            return Gone("The engine cannot sleep on this machine, and is started again without.")
             run.served,
             run.complaints,
             ran_out=ran_out(run.oom_kills, oom_kills()),
@@ -532,6 +574,8 @@ class LocalProvider:
             sick = sick + 1 if dead else 0
             if sick >= SICK_LOOKS:
                 return Gone("The engine's process lives, but it does not serve any more.", detail=f"{health}: {sight}")
+            if run.sleeper is not None:
+                await run.sleeper.notice(session)
 
     async def _until_ready(
         self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: "aiohttp.ClientSession"
@@ -553,7 +597,10 @@ class LocalProvider:
                     engine.hush()
                     if run.measures is not None:
                         run.measures.close()
-                    run.feed.tell(Ready(names, slots or self._profile.concurrency))
+                    ready = Ready(names, slots or self._profile.concurrency)
+                    if run.sleeper is not None:
+                        run.sleeper.serves(ready)
+                    run.feed.tell(ready)
                     return None if asked else path
             if not pipe.spoke:
                 run.feed.tell(run.loading(health))
