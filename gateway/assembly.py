@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     # The room of models is entered only where there is one to look for.
     from gateway.providers.local.commands import EngineSpec
     from gateway.providers.local.models import Places, Wants
+    from gateway.providers.local.warmup import Warmup
     from gateway.providers.local.provider import FoundModel
     from gateway.proxy.bodies import Bodies
     from gateway.web.quota import Quotas
@@ -355,6 +356,7 @@ def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provide
             log_limit=settings.log_max_size,
             log_every=settings.log_rotate_every,
             caches=partial(cache_variables, volume),
+            warmup=_warmup(settings),
         )
     except CommandError as error:
         raise CannotStart(str(error)) from error
@@ -402,6 +404,14 @@ def _examiner(
         return await models.examine(model.path, places=places_of(settings), spoiled=spoiled, on_progress=tell)
 
     return examine
+
+
+def _warmup(settings: Settings) -> "Warmup | None":
+    if settings.warmup is False:
+        return None
+    from gateway.providers.local.warmup import Warmup
+
+    return Warmup(settings.warmup if isinstance(settings.warmup, Path) else None)
 
 
 def places_of(settings: Settings) -> "Places":

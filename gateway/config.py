@@ -224,6 +224,12 @@ class Settings(BaseModel):
         None, "A Hugging Face token, for models that ask for one.", aliases=("HUGGING_FACE_HUB_TOKEN",)
     )
 
+    warmup: Annotated[bool | Path, kinds.WARMUP] = _lifecycle(
+        False,
+        "Whether one token goes through the model before it counts as ready, so that the first caller does not wait "
+        "for what an engine does only then. A file holds what callers begin with: its text is sent as the system "
+        "message, or, if it is named `.json`, as the body of a whole chat request.",
+    )
     wake_on_start: Switch = _lifecycle(True, "Whether the engine is started with the gateway, before anybody asks.")
     start_timeout: Seconds = _lifecycle(600.0, "A start that makes no progress for this long has failed.")
     start_max: Seconds = _lifecycle(1800.0, "A start that takes longer than this in all has failed.")

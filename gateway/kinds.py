@@ -377,6 +377,14 @@ def _spell_switch(value: bool | None) -> str:
     return "auto" if value is None else "true" if value else "false"
 
 
+def _warmup(text: str) -> bool | Path:
+    return _SWITCH[text.lower()] if text.lower() in _SWITCH else _folder(text)
+
+
+def _spell_warmup(value: bool | Path) -> str:
+    return str(value) if isinstance(value, Path) else "on" if value else "off"
+
+
 def _spell_words(value: tuple[str, ...]) -> str:
     return shlex.join(value) if not value or not value[0].startswith("[") else json.dumps(value)
 
@@ -442,6 +450,7 @@ PAIRS = Kind(
 LAYERS = Kind("a number of layers", "auto, all, 0, 1, 2, …", _layers)
 FOLDER = Kind("a folder", "a path", _folder)
 FILE = Kind("a file", "a path", _folder)
+WARMUP = Kind("a warm-up", "off, on, or the path of a file with a prompt", _warmup, _spell_warmup)
 NETWORKS = Kind(
     "a list of addresses",
     "addresses and networks such as 10.0.0.7, 172.16.0.0/12, fd00::/8; private; commas between",

@@ -425,9 +425,9 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
     changes: dict[str, object] = {
         "data_dir": _absolute(settings.data_dir, around) if settings.given("data_dir") else data_dir(around),
     }
-    for field in ("base_path", "api_keys_file", "tls_cert", "tls_key"):
+    for field in ("base_path", "api_keys_file", "tls_cert", "tls_key", "warmup"):
         path = getattr(settings, field)
-        if path is not None:
+        if isinstance(path, Path):
             changes[field] = _absolute(path, around)
     if settings.model is not None:
         changes["model"] = _expanded(settings.model, around)

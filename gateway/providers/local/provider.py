@@ -43,6 +43,7 @@ from gateway.providers.local.endings import calls_files_damaged, how_it_ended, n
 from gateway.providers.local.environment import engine_environment
 from gateway.providers.local.free_memory import free_memory
 from gateway.providers.local.guarded import SWEEP_PATIENCE, GuardedEngine, Spawn, living, spawn_guard
+from gateway.providers.local.knocking import until_listening
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.news_pipe import NewsPipe
 from gateway.providers.local.oom_kills import oom_kills, ran_out
@@ -52,6 +53,7 @@ from gateway.providers.probe import Sight, look, private_session, settle
 if TYPE_CHECKING:  # imported when the engine's process runs already
     import aiohttp
 
+    from gateway.providers.local.warmup import Warmup
     from gateway.providers.local.measures import Measures
     from gateway.providers.local.progress import Reading
 
@@ -59,7 +61,7 @@ if TYPE_CHECKING:  # imported when the engine's process runs already
     from gateway.providers.local.warmup import Warmup
 log = logging.getLogger(__name__)
 
-FIRST_LOOK, LAST_LOOK = 0.02, 0.25
+FIRST_LOOK, LAST_LOOK = 0.01, 0.1
 """Seconds between two looks at an engine that is not ready: the first pause, and the longest."""
 LOOK_WITHIN = 5.0
 WATCH_EVERY = 3.0
@@ -187,6 +189,7 @@ class LocalProvider:
         executor: Executor | None = None,
         spawn: Spawn = spawn_guard,
         caches: Callable[[], Mapping[str, str]] = dict,
+        warmup: "Warmup | None" = None,
         now: Callable[[], float] = time.time,
         python: str = sys.executable,
         watch_every: float = WATCH_EVERY,
@@ -205,6 +208,7 @@ class LocalProvider:
         self._executor = executor
         self._spawn = spawn
         self._caches = caches
+        self._warmup = warmup
         self._now = now
         self._python = python
         self._watch_every = watch_every
@@ -563,7 +567,11 @@ class LocalProvider:
     ) -> Gone:
         """Until it is ready, then until it is found dead although its process lives."""
         endpoint = run.instance.endpoint
-        health = await self._until_ready(run, engine, known, pipe, session)
+        knocking = asyncio.ensure_future(nudge_once_it_listens(endpoint, pipe))
+        try:
+            health = await self._until_ready(run, engine, known, pipe, session)
+        finally:
+            knocking.cancel()
         sick = 0
         while True:
             await asyncio.sleep(self._watch_every)
@@ -593,6 +601,7 @@ class LocalProvider:
                 if serves(models):
                     slots = await self._slots(session, endpoint, known)
                     names = models.model_names() or self._profile.models
+                    await self._warm_up(run, session, names)
                     run.served = True
                     engine.hush()
                     if run.measures is not None:
@@ -606,6 +615,16 @@ class LocalProvider:
                 run.feed.tell(run.loading(health))
             nudged = await pipe.wait(pause)
             pause = FIRST_LOOK if nudged else min(LAST_LOOK, pause * 1.3)
+
+    async def _warm_up(self, run: Run, session: "aiohttp.ClientSession", names: tuple[str, ...]) -> None:
+        """WARMUP: before it counts as ready, but however that goes."""
+        if self._warmup is None:
+            return
+        from gateway.providers.local.warmup import warm_up
+
+        run.feed.tell(Loading("warming"))
+        name = names[0] if names else None
+        log.info("%s", await warm_up(session, run.instance.endpoint, self._profile.routes, name, self._warmup))
 
     @staticmethod
     async def _slots(session: "aiohttp.ClientSession", endpoint: Endpoint, known: Traits) -> int | None:
@@ -622,6 +641,12 @@ class LocalProvider:
 def serves(models: Sight) -> bool:
     """Whether /v1/models says that it serves. Engines for speech or images have no such route, and that is no fault."""
     return (models.status == 200 and not models.html) or models.status in (401, 403, 404, 405, 501)
+
+
+async def nudge_once_it_listens(endpoint: Endpoint, pipe: NewsPipe) -> None:
+    """The first look that can succeed is not one of those that are made now and then."""
+    await until_listening(endpoint, asyncio.get_running_loop().time())
+    pipe.nudge()
 
 
 async def first_that_exists(

@@ -20,6 +20,7 @@ from gateway.providers.local.commands import CommandError, EngineSpec, Format, I
 from gateway.providers.local.model_error import FOR_CALLERS, ModelError
 from gateway.providers.local.provider import FoundModel, LocalProvider
 from gateway.providers.local.reasons import CAUSES
+from gateway.providers.local.warmup import Warmup
 from tests.support.engines import (
     FAKE_ENGINE,
     FullJournal,
@@ -188,6 +189,15 @@ async def test_an_engine_without_health_is_ready_by_its_models(local: Local) -> 
     """llama-cpp-python's own server."""
     _, _, watcher = await local.run("--no-health", "--load", "0.1")
     assert (await watcher.first(Ready)).models == ("fake",)
+
+
+async def test_an_engine_is_warmed_before_it_is_ready_however_that_goes(local: Local, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    provider = local.provider(local.command(), warmup=Warmup())
+    _, watcher = await local.start(provider)
+    await watcher.first(Ready)
+    assert Loading("warming") in watcher.heard
+    assert "The warm-up failed" in caplog.text, "the fake engine has no route for it"
 
 
 async def test_an_engine_without_models_is_ready_by_its_health(local: Local) -> None:
