@@ -88,6 +88,7 @@ class QuickReply:
     streams = True
     is_open = True
     dialect = dialects.OPENAI
+    loading_text = None
     first_token_at: float | None = None
     events = 0
     usage = None
