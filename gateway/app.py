@@ -113,6 +113,7 @@ class Gateway:
             settings, gather=self.provider.profile.cuts_silence, on_repair=self.metrics.surrogates.inc
         )
         self._upstreams = Upstreams(lambda endpoint: Upstream(endpoint, self._upstream_limits()))
+        self.fallback = assembly.make_fallback(settings, boot, self.conductor, self.metrics, self._upstream_limits())
         self._gate = self._make_gate()
         self._scrape = Scrape(self.conductor, self._upstreams, self.metrics)
         self._door = self._make_door()
@@ -160,8 +161,8 @@ class Gateway:
         lifecycle = Lifecycle(
             LifecycleSettings(
                 idle_timeout=s.idle_timeout if profile.starts else None,
-                start_timeout=s.start_timeout,
                 idle_action=assembly.idle_action(s),
+                start_timeout=s.start_timeout,
                 start_max=s.start_max if profile.starts else float("inf"),
                 drain_timeout=s.drain_timeout,
                 drain_reserve=reserve,
@@ -236,6 +237,7 @@ class Gateway:
             max_seconds=s.max_request_seconds,
             counts_tokens=s.count_tokens,
             cancels=s.cancel_on_disconnect,
+            fallback=self.fallback,
             shows_loading=s.loading_text == "reasoning",
             on_end=self._ended,
             is_short_of_memory=self._is_short_of_memory,
@@ -307,7 +309,8 @@ class Gateway:
         self._draining = True
         self._write_status()
         self._onlookers.tell(self._loop.time())
-        await self.conductor.drain()
+        elsewhere = [] if self.fallback is None else [self.fallback.drain(self.settings.drain_timeout - 1.0)]
+        await asyncio.gather(self.conductor.drain(), *elsewhere)
 
     async def close(self) -> None:
         """Give back everything. After this nothing of the gateway listens or runs."""
@@ -325,6 +328,9 @@ class Gateway:
             self._ports.close()
         self._door.close()
         self._upstreams.close()
+        if self.fallback is not None:
+            self.fallback.close()
+            await self._loop.run_in_executor(None, self.fallback.purse.close, 2.0)
         await self.conductor.close()
         await self._bodies.close()
         await self._loop.run_in_executor(None, self.quotas.close, self._loop.time(), time.time())
@@ -349,6 +355,8 @@ class Gateway:
             self._onlookers.beat(now)
             self._door.beat(now)
             self.quotas.beat(now, time.time())
+            if self.fallback is not None:
+                self.fallback.purse.beat()
             self.boot_log.try_again()
             self._write_status(always=True)
             await asyncio.sleep(HEARTBEAT)
@@ -374,6 +382,8 @@ class Gateway:
             found["keys_file"] = self.access.keyring.state
         if said := self.quotas.state:
             found["spent"] = said
+        if self.fallback is not None:
+            found["fallback"] = self.fallback.state
         return found
 
     def _process_facts(self) -> ProcessFacts:
@@ -468,6 +478,7 @@ class Gateway:
             tokens_out=usage.completion if usage else None,
             bytes_in=visit.bytes_in,
             bytes_out=reply.bytes_sent,
+            served_by=visit.served_by,
         )
 
 

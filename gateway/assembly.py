@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from gateway.config import Settings
 from gateway.policy.keys import Key
 from gateway.policy.spending import Spending, problem
-from gateway.providers.base import Gone, Intent, Loading, Provider
+from gateway.providers.base import Endpoint, Gone, Intent, Loading, Provider
 from gateway.providers.catalogue import provider_class
 from gateway.records import lines
 from gateway.records.logs import Formats, LogPlan, Logs
@@ -27,12 +27,18 @@ from gateway.web.keyring import Keyring, KeysWrong
 from gateway.web.ports import listening
 
 if TYPE_CHECKING:
+    from gateway.conductor import Conductor
+
     # The room of models is entered only where there is one to look for.
     from gateway.providers.local.commands import EngineSpec
     from gateway.providers.local.models import Places, Wants
-    from gateway.providers.local.warmup import Warmup
     from gateway.providers.local.provider import FoundModel
+    from gateway.providers.local.warmup import Warmup
     from gateway.proxy.bodies import Bodies
+    from gateway.proxy.fallback import Fallback
+    from gateway.proxy.purse import Purse
+    from gateway.proxy.upstream import Limits
+    from gateway.records.metrics import Metrics
     from gateway.web.quota import Quotas
     from gateway.web.tls import Certificate
 
@@ -148,6 +154,65 @@ def make_quotas(settings: Settings, boot: Boot, *, now: float) -> "Quotas":
         return Quotas()
     spent = Spent(SpentFolder(settings.data_dir / "state" / "spent", f"{boot.worker}-{settings.port}"))
     return Quotas(Spending(settings.hourly_price, now=now, wall=time.time()), spent)
+
+
+def make_fallback(
+    settings: Settings, boot: Boot, conductor: "Conductor", metrics: "Metrics", limits: "Limits"
+) -> "Fallback | None":
+    """Who else may answer; None where the operator wants nobody."""
+    if not settings.has_fallback or settings.fallback_url is None or settings.fallback_model is None:
+        return None
+    from gateway.policy.fallback import Often, Rules, WakeAfter
+    from gateway.proxy.fallback import Answered, Fallback, limits_for
+    from gateway.records.console import say
+
+    waking = ("waking",) if settings.cold_start == "fallback" else ()
+    rules = Rules(frozenset((*waking, *settings.fallback_on)))
+    key = settings.fallback_api_key.get_secret_value() if settings.fallback_api_key else None
+    parts = urlsplit(settings.fallback_url)
+    purse = _make_purse(settings, boot)
+
+    def count(answered: Answered) -> None:
+        usage = answered.usage
+        metrics.fallback_answered(
+            answered.outcome,
+            answered.why,
+            tokens_in=usage.prompt if usage else 0,
+            tokens_out=usage.completion if usage else 0,
+            cost=answered.cost,
+        )
+
+    metrics.watch_fallback(lambda: None if (spent := purse.spent) is None else spent / 1_000_000, sorted(rules.when))
+    return Fallback(
+        Endpoint(f"{parts.scheme}://{parts.netloc}", prefix=parts.path, key=key),
+        model=settings.fallback_model,
+        rules=rules,
+        conductor=conductor,
+        purse=purse,
+        limits=limits_for(limits),
+        wake_after=WakeAfter(Often(*settings.wake_after)) if settings.wake_after is not None else None,
+        on_answered=count,
+        on_objection=metrics.fallback_not_asked,
+        say=say,
+    )
+
+
+def _make_purse(settings: Settings, boot: Boot) -> "Purse":
+    """What the fallback may cost, and has cost, kept on the volume."""
+    from gateway.policy.purse import Prices
+    from gateway.proxy.purse import KeptPurse, Purse
+
+    if settings.fallback_price_in is None or settings.fallback_price_out is None:
+        return Purse()
+    limited = settings.fallback_max_spend is not None
+    folder = SpentFolder(settings.data_dir / "state" / "fallback", f"{boot.worker}-{settings.port}", strict=limited)
+    return KeptPurse(
+        Prices(settings.fallback_price_in, settings.fallback_price_out),
+        settings.fallback_max_spend,
+        # With a limit requests wait until what they may cost is written; else nobody waits.
+        lambda tell: Spent(folder, write_every=0.02 if limited else 5.0, what="what the fallback costs", on_news=tell),
+        time.time,
+    )
 
 
 # --- Before the rest is imported --------------------------------------------------------------------------------------
@@ -303,6 +368,12 @@ def _make_external(settings: Settings) -> Provider:
     return provider
 
 
+def idle_action(settings: Settings) -> Literal["sleep", "stop"]:
+    """What the lifecycle orders where it is idle. An engine that turns out to be unable to sleep is stopped instead."""
+    may = settings.provider == "local" and settings.engine in (None, "vllm") and settings.idle_action != "stop"
+    return "sleep" if may else "stop"
+
+
 def engine_spec(settings: Settings, served_names: tuple[str, ...]) -> "EngineSpec":
     """What the settings say about the engine; the doctor goes by the same."""
     from gateway.providers.local.commands import EngineSpec
@@ -320,6 +391,8 @@ def engine_spec(settings: Settings, served_names: tuple[str, ...]) -> "EngineSpe
         stop_command=shlex.join(settings.engine_stop_command),
         health_path=settings.engine_health_path or "",
         engine_env=dict(settings.engine_env),
+        # One that is never idle is not made to hold anything in readiness for its sleep.
+        idle_action="stop" if settings.idle_timeout is None else settings.idle_action,
     )
 
 
@@ -338,13 +411,13 @@ def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provide
         log.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
         pass  # a volume that cannot be written: the guard counts what it drops, and the engine runs all the same
+    spoiled: set[Path] = set()
     volume = Volume(
         settings.data_dir / "cache",
         on_network=around.on_network(settings.data_dir),
         in_memory=around.in_memory(settings.data_dir),
         home_is_lost=around.in_container,
     )
-    spoiled: set[Path] = set()
     try:
         provider: Provider = provider_class("local")(
             spec,
@@ -370,12 +443,6 @@ def _resolver(
 
     async def resolve(tell: Callable[[Loading], None]) -> object | None:
         if text is None:
-def idle_action(settings: Settings) -> Literal["sleep", "stop"]:
-    """What the lifecycle orders where it is idle. An engine that turns out to be unable to sleep is stopped instead."""
-    may = settings.provider == "local" and settings.engine in (None, "vllm") and settings.idle_action != "stop"
-    return "sleep" if may else "stop"
-
-
             return None
         from gateway.providers.local import models
 
@@ -393,8 +460,6 @@ def idle_action(settings: Settings) -> Literal["sleep", "stop"]:
 
 def _examiner(
     settings: Settings, spoiled: set[Path]
-        # One that is never idle is not made to hold anything in readiness for its sleep.
-        idle_action="stop" if settings.idle_timeout is None else settings.idle_action,
 ) -> "Callable[[FoundModel, Callable[[Loading], None]], Awaitable[Gone | None]]":
     """What is found damaged in somebody else's cache joins `spoiled`, for as long as this gateway lives."""
 

@@ -72,6 +72,7 @@ Switch = Annotated[bool, kinds.SWITCH]
 Secret = Annotated[SecretStr | None, kinds.SECRET]
 Words = Annotated[tuple[str, ...], kinds.COMMAND]
 MaybeCount = Annotated[int | None, kinds.COUNT]
+MaybeMoney = Annotated[int | None, kinds.MONEY]
 
 
 HealthMode = Annotated[Literal["auto", "strict", "hold", "always"], kinds.one_of("auto", "strict", "hold", "always")]
@@ -81,10 +82,11 @@ EngineName = Annotated[
     Literal["llama-cpp-python", "llama-server", "vllm", "command"] | None,
     kinds.one_of("llama-cpp-python", "llama-server", "vllm", "command"),
 ]
-LogFormat = Annotated[Literal["text", "json"], kinds.one_of("text", "json")]
 IdleAction = Annotated[Literal["auto", "sleep", "stop"], kinds.one_of("auto", "sleep", "stop")]
+LogFormat = Annotated[Literal["text", "json"], kinds.one_of("text", "json")]
 LogTo = Annotated[Literal["both", "console", "files"], kinds.one_of("both", "console", "files")]
-ColdStart = Annotated[Literal["hold", "reject"], kinds.one_of("hold", "reject")]
+ColdStart = Annotated[Literal["hold", "reject", "fallback"], kinds.one_of("hold", "reject", "fallback")]
+FallbackOn = Annotated[tuple[str, ...], kinds.some_of("no_capacity", "budget", "start_failed", "queue_full")]
 LoadingText = Annotated[Literal["off", "reasoning"], kinds.one_of("off", "reasoning")]
 ModelCheck = Annotated[Literal["any", "strict"], kinds.one_of("any", "strict")]
 
@@ -230,7 +232,11 @@ class Settings(BaseModel):
         "for what an engine does only then. A file holds what callers begin with: its text is sent as the system "
         "message, or, if it is named `.json`, as the body of a whole chat request.",
     )
-    wake_on_start: Switch = _lifecycle(True, "Whether the engine is started with the gateway, before anybody asks.")
+    wake_on_start: Switch = _lifecycle(
+        True,
+        "Whether the engine is started with the gateway, before anybody asks.",
+        unset="`true`; `false` with `WAKE_AFTER`",
+    )
     start_timeout: Seconds = _lifecycle(600.0, "A start that makes no progress for this long has failed.")
     start_max: Seconds = _lifecycle(1800.0, "A start that takes longer than this in all has failed.")
     idle_timeout: Annotated[float | None, kinds.SPAN_OR_NEVER] = _lifecycle(
@@ -240,6 +246,11 @@ class Settings(BaseModel):
         aliases=("INACTIVITY_LIMIT", "INACTIVITY_LIMIT_MINUTES"),
         unset="`15m`; `never` inside a platform's worker and for an external upstream",
     )
+    idle_action: IdleAction = _lifecycle(
+        "auto",
+        "What happens to an idle engine. *stop* ends it. *sleep* keeps vLLM's process, which gives its GPU memory back "
+        "until somebody comes. *auto* sleeps where vLLM can, and the machine's memory can hold the weights meanwhile.",
+    )
     drain_timeout: Wait = _lifecycle(
         25.0,
         "How long a shutdown may take in all, running answers and a local engine included.",
@@ -248,15 +259,10 @@ class Settings(BaseModel):
 
     cold_start: ColdStart = _waiting(
         "hold",
-        "What happens to a request that comes while nothing serves: *hold* it until the start succeeds or fails, or "
-        "*reject* it at once, with `Retry-After`, while the start goes on.",
+        "What happens to a request that comes while nothing serves: *hold* it until the start succeeds or fails, "
+        "*reject* it at once, with `Retry-After`, while the start goes on, or let the *fallback* answer it meanwhile.",
     )
     hold_grace: Wait = _waiting(
-    idle_action: IdleAction = _lifecycle(
-        "auto",
-        "What happens to an idle engine. *stop* ends it. *sleep* keeps vLLM's process, which gives its GPU memory back "
-        "until somebody comes. *auto* sleeps where vLLM can, and the machine's memory can hold the weights meanwhile.",
-    )
         10.0, "How long a streaming caller waits for a plain status before the stream is opened and held by comments."
     )
     hold_max: Annotated[float | None, kinds.SPAN_OR_AUTO] = _waiting(
@@ -269,6 +275,30 @@ class Settings(BaseModel):
         "off",
         "Whether held chat streams also carry how far the start is where chat pages show it: *reasoning* says it as "
         "`reasoning_content`.",
+    )
+
+    fallback_url: Annotated[str | None, kinds.BASE_URL] = _waiting(
+        None, "The base URL of an OpenAI-compatible API that answers in the GPU's place, where that was asked for."
+    )
+    fallback_api_key: Secret = _waiting(None, "The key that the fallback asks for.")
+    fallback_model: Annotated[str | None, kinds.TEXT] = _waiting(
+        None, "What the model is called there. Callers see the name that they asked for."
+    )
+    fallback_on: FallbackOn = _waiting(
+        (),
+        "When else the fallback answers, instead of a refusal: *queue_full*, *start_failed*, and, where compute is "
+        "rented, *no_capacity* and *budget*.",
+    )
+    fallback_price_in: MaybeMoney = _waiting(None, "Dollars for a million tokens of prompts there.")
+    fallback_price_out: MaybeMoney = _waiting(None, "Dollars for a million tokens of answers there.")
+    fallback_max_spend: MaybeMoney = _waiting(
+        None, "Dollars that the fallback may cost in a calendar month (UTC); needs both prices.", unset="no limit"
+    )
+    wake_after: Annotated[tuple[int, float] | None, kinds.OFTEN] = _waiting(
+        None,
+        "The GPU is woken only when so many requests came in this time; the fallback answers until then. Needs "
+        "`COLD_START=fallback`.",
+        unset="by each request",
     )
 
     max_concurrent_requests: MaybeCount = _admission(
@@ -383,6 +413,11 @@ class Settings(BaseModel):
         copy = self.model_copy(update=dict(changes))
         copy._warnings = (*self._warnings, *warnings)
         return copy
+
+    @property
+    def has_fallback(self) -> bool:
+        """Whether somebody else may answer at all."""
+        return self.cold_start == "fallback" or bool(self.fallback_on)
 
     def queue_size(self, slots: int) -> int:
         """MAX_QUEUE_SIZE; where nobody set it, it grows with what runs at once."""
@@ -850,9 +885,13 @@ def is_this_machine(host: str) -> bool:
 
 
 def host_and_port(url: str) -> tuple[str, int]:
-    """Of a URL in the normal form of `upstream_url`."""
+    """Of a URL in the normal form of `upstream_url` or `fallback_url`."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+DEV_PATHS = frozenset({"/collective_rpc", "/sleep", "/wake_up", "/is_sleeping", "/release_kv_cache_memory"})
+"""vLLM's development routes that its sleep is ordered by: whoever reaches them can do anything with it."""
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -877,6 +916,16 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
             ("provider", "upstream_url"),
             "UPSTREAM_URL: not set, and PROVIDER=external needs it; allowed: " + kinds.URL.allowed,
         )
+    if s.idle_action == "sleep" and (s.provider != "local" or s.engine not in (None, "vllm")):
+        yield (
+            ("idle_action", "provider", "engine"),
+            "IDLE_ACTION: sleep, and only a local vLLM can be put to sleep; allowed: auto or stop",
+        )
+    if taken := sorted(DEV_PATHS & set(s.allowed_paths)):
+        yield (
+            ("allowed_paths",),
+            f"ALLOWED_PATHS: {taken[0]} is for the gateway alone; allowed: paths that answer callers",
+        )
     if s.engine == "command" and not s.engine_command:
         yield (
             ("engine", "engine_command"),
@@ -895,10 +944,42 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
                 f"UPSTREAM_URL: {shown(s.upstream_url)} would send keys and prompts over the internet in the clear; "
                 "allowed: https://, or ALLOW_PLAIN_HTTP=true",
             )
+    yield from _fallback_contradictions(s)
 
-DEV_PATHS = frozenset({"/collective_rpc", "/sleep", "/wake_up", "/is_sleeping", "/release_kv_cache_memory"})
-"""vLLM's development routes that its sleep is ordered by: whoever reaches them can do anything with it."""
 
+def _fallback_contradictions(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    why = "COLD_START=fallback" if s.cold_start == "fallback" else "FALLBACK_ON"
+    for field in ("fallback_url", "fallback_model"):
+        if s.has_fallback and getattr(s, field) is None:
+            yield (
+                ("cold_start", "fallback_on", field),
+                f"{field.upper()}: not set, and {why} needs it; allowed: {SETTINGS[field].kind.allowed}",
+            )
+    if s.wake_after is not None and s.cold_start != "fallback":
+        yield (
+            ("wake_after", "cold_start"),
+            "WAKE_AFTER: whoever comes before the GPU is woken would have no answer; allowed: with COLD_START=fallback",
+        )
+    if s.fallback_max_spend is not None and None in (s.fallback_price_in, s.fallback_price_out):
+        yield (
+            ("fallback_max_spend", "fallback_price_in", "fallback_price_out"),
+            "FALLBACK_MAX_SPEND: nothing can be counted without prices; allowed: with FALLBACK_PRICE_IN and "
+            "FALLBACK_PRICE_OUT",
+        )
+    if s.fallback_url is None:
+        return
+    host, port = host_and_port(s.fallback_url)
+    if port in (s.port, s.port_health) and (is_this_machine(host) or host == s.host):
+        yield (
+            ("fallback_url", "port", "port_health", "host"),
+            f"FALLBACK_URL: {shown(s.fallback_url)} is this gateway itself; allowed: another API's address",
+        )
+    if s.fallback_url.startswith("http://") and is_public(host) and not s.allow_plain_http:
+        yield (
+            ("fallback_url", "allow_plain_http"),
+            f"FALLBACK_URL: {shown(s.fallback_url)} would send its key and prompts over the internet in the clear; "
+            "allowed: https://, or ALLOW_PLAIN_HTTP=true",
+        )
 
 
 def _doubts(settings: Settings) -> Iterator[str]:
@@ -922,16 +1003,14 @@ def _doubts(settings: Settings) -> Iterator[str]:
     if s.engine not in (None, "command") and s.engine_command:
         yield f"ENGINE_COMMAND is not used: ENGINE is {s.engine}"
     if s.log_total_size < 3 * s.log_max_size:
-    if s.idle_action == "sleep" and (s.provider != "local" or s.engine not in (None, "vllm")):
-        yield (
-            ("idle_action", "provider", "engine"),
-            "IDLE_ACTION: sleep, and only a local vLLM can be put to sleep; allowed: auto or stop",
-        )
-    if taken := sorted(DEV_PATHS & set(s.allowed_paths)):
-        yield (
-            ("allowed_paths",),
-            f"ALLOWED_PATHS: {taken[0]} is for the gateway alone; allowed: paths that answer callers",
-        )
         yield "LOG_TOTAL_SIZE is less than three times LOG_MAX_SIZE: hardly anything is kept beside the live files"
+    if s.fallback_url is not None and not s.has_fallback:
+        yield "FALLBACK_URL is not used: COLD_START is not fallback, and FALLBACK_ON names no case"
+    if None not in (s.fallback_url, s.upstream_url) and host_and_port(str(s.fallback_url)) == host_and_port(
+        str(s.upstream_url)
+    ):
+        yield "FALLBACK_URL is where UPSTREAM_URL is: what does not serve there does not answer in its place, either"
+    if (s.fallback_price_in is None) != (s.fallback_price_out is None):
+        yield "FALLBACK_PRICE_IN and FALLBACK_PRICE_OUT count only together; one of them is not set"
     if s.start_timeout > s.start_max:
         yield "START_TIMEOUT is longer than START_MAX, which ends a start first"

@@ -268,6 +268,34 @@ def _upstream_url(text: str) -> str:
     return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{'' if port is None else f':{port}'}"
 
 
+def _base_url(text: str) -> str:
+    """As OpenAI's SDKs have it: with whatever stands before `/chat/completions`; `/v1` where nothing does."""
+    if re.search(r"[\x00-\x20\x7f\\]", text):
+        raise ValueError("it has a space, a control character or a backslash in it")
+    url = urlsplit(text)
+    if "@" in url.netloc:
+        raise ValueError("it has a user name in it; a key belongs in FALLBACK_API_KEY")
+    if "?" in text or "#" in text:
+        raise ValueError("it has a query or a fragment")
+    path = url.path.rstrip("/")
+    if path.endswith("/completions"):
+        raise ValueError("it names a route; leave out what begins with /chat or /completions")
+    if path:
+        _url_path(path)
+    return _upstream_url(url._replace(path="").geturl()) + (path or "/v1")
+
+
+def _often(text: str) -> tuple[int, float] | None:
+    """`20/10m`: so many, and the span in seconds."""
+    if text.lower() in _NEVER:
+        return None
+    count, slash, span = text.partition("/")
+    seconds = parse_duration(span.strip())
+    if not slash or not seconds:
+        raise ValueError
+    return _whole(1, 100_000)(count.strip()), seconds
+
+
 def _url_path(text: str) -> str:
     """A path as it stands on the wire, which is compared byte by byte."""
     if not re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,=:@/-]*", text) or "//" in text or re.search(r"/\.{1,2}(/|$)", text):
@@ -424,6 +452,13 @@ TEXT = Kind("a text", "printable characters", _text)
 SECRET = Kind("a key", "printable characters without spaces", _secret, lambda _: "…", hidden=True)
 HOST = Kind("an address to listen on", "an IP address or a host name, such as 0.0.0.0, 127.0.0.1, ::", _host)
 URL = Kind("an upstream's URL", "http://host:port or https://host, with or without /v1", _upstream_url)
+BASE_URL = Kind("an API's base URL", "such as https://api.example.com/v1", _base_url)
+OFTEN = Kind(
+    "so many in a time",
+    "off, or such as 5/10m: five requests in ten minutes",
+    _often,
+    lambda value: "off" if value is None else f"{value[0]}/{spell_duration(value[1])}",
+)
 PATH = Kind("a path", "such as /ping: begins with one /, no query, nothing percent-encoded", _url_path)
 PATHS = Kind("a list of paths", "such as /v1/score,/rerank: exact paths, commas between", _each(_url_path), ",".join)
 MEDIA_HOSTS = Kind(
@@ -465,6 +500,12 @@ ORIGINS = Kind(
 )
 MONEY = Kind("a sum", "dollars, such as 0.34, with at most six decimals", _money, _spell_money)
 LOG_NAME = Kind("a name for a folder", "letters, digits, . _ -, at most 64", _log_name)
+
+
+def some_of(*words: str) -> Kind:
+    return Kind(
+        "a list of what is known here", f"of {', '.join(words)}, commas between", _each(_choice(*words)), ",".join
+    )
 
 
 def one_of(*words: str) -> Kind:

@@ -438,6 +438,8 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
 
     if settings.auth_enabled is False and not around.in_container:
         default("host", "127.0.0.1")
+    if settings.wake_after is not None:
+        default("wake_on_start", False)
     if settings.health_mode == "auto" and around.platform != "runpod-serverless":
         changes["health_mode"] = "strict"  # there the app decides, by how long starts take
     if settings.provider != "local" or around.is_worker:
@@ -458,10 +460,13 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
             f"MAX_CONNECTIONS is {settings.max_connections}, and {around.open_files} files may be open; {done}"
         )
     settled = settings.changed(changes, warnings)
-    if settled.upstream_url is not None and _is_us(settled, around):
-        raise SettingsError(
-            [f"UPSTREAM_URL: {shown(settled.upstream_url)} is this gateway itself; allowed: another address"]
-        )
+    ours = [
+        f"{name}: {shown(url)} is this gateway itself; allowed: another address"
+        for name, url in (("UPSTREAM_URL", settled.upstream_url), ("FALLBACK_URL", settled.fallback_url))
+        if url is not None and _is_us(url, settled, around)
+    ]
+    if ours:
+        raise SettingsError(ours)
     return settled
 
 
@@ -489,8 +494,8 @@ def _absolute(path: Path, around: Surroundings) -> Path:
     return around.cwd / _expanded(str(path), around)
 
 
-def _is_us(settings: Settings, around: Surroundings) -> bool:
-    host, port = config.host_and_port(settings.upstream_url or "")
+def _is_us(url: str, settings: Settings, around: Surroundings) -> bool:
+    host, port = config.host_and_port(url)
     ours = (settings.port, settings.port_health)
     if port in ours and host in (*around.lan, around.host_name.lower()):
         return True

@@ -118,6 +118,9 @@ EXAMPLES = {
     kinds.SECRET: KEY,
     kinds.HOST: "10.7.7.7",
     kinds.URL: "http://gpu:7777",
+    kinds.BASE_URL: "https://seven.example/api/v1",
+    kinds.OFTEN: "7/77m",
+    SETTINGS["fallback_on"].kind: "queue_full,start_failed",
     kinds.PATH: "/seven",
     kinds.PATHS: "/seven,/eight",
     kinds.MEDIA_HOSTS: "seven.example",
@@ -144,10 +147,16 @@ def example(setting: config.Setting) -> str:
     return EXAMPLES[setting.kind]
 
 
+FALLBACK = {"FALLBACK_URL": "https://api.example.com", "FALLBACK_MODEL": "small"}
+
 NEEDED = {
     "engine": {"ENGINE_COMMAND": "x"},
     "provider": {"UPSTREAM_URL": "http://gpu:1"},
     "tls_key": {"TLS_CERT": "/c"},
+    "cold_start": FALLBACK,
+    "fallback_on": FALLBACK,
+    "fallback_max_spend": {"FALLBACK_PRICE_IN": "0.15", "FALLBACK_PRICE_OUT": "0.6"},
+    "wake_after": {**FALLBACK, "COLD_START": "fallback"},
 }
 """What else must be set so that the example is no contradiction."""
 
@@ -494,6 +503,30 @@ CONTRADICTIONS = [
     ({"PORT": "9000", "PORT_HEALTH": "9000"}, "PORT and PORT_HEALTH are both 9000"),
     ({"PROVIDER": "external"}, "UPSTREAM_URL: not set, and PROVIDER=external needs it"),
     ({"ENGINE": "command"}, "ENGINE_COMMAND: not set, and ENGINE=command needs it"),
+    (
+        {"COLD_START": "fallback", "FALLBACK_MODEL": "m"},
+        "FALLBACK_URL: not set, and COLD_START=fallback needs it; allowed: such as https://api.example.com/v1",
+    ),
+    (
+        {"COLD_START": "fallback", "FALLBACK_URL": "https://a.example"},
+        "FALLBACK_MODEL: not set, and COLD_START=fallback",
+    ),
+    ({"FALLBACK_ON": "queue_full", "FALLBACK_MODEL": "m"}, "FALLBACK_URL: not set, and FALLBACK_ON needs it"),
+    ({"FALLBACK_MAX_SPEND": "5"}, "FALLBACK_MAX_SPEND: nothing can be counted without prices"),
+    (
+        {"FALLBACK_MAX_SPEND": "5", "FALLBACK_PRICE_IN": "1", "FALLBACK_PRICE_OUT": ""},
+        "FALLBACK_MAX_SPEND: nothing can be counted without prices",
+    ),
+    ({"WAKE_AFTER": "5/10m"}, "WAKE_AFTER: whoever comes before the GPU is woken would have no answer"),
+    (FALLBACK | {"FALLBACK_ON": "queue_full", "WAKE_AFTER": "5/10m"}, "WAKE_AFTER: whoever comes before"),
+    (
+        {"FALLBACK_URL": "http://localhost:8000/v1", "FALLBACK_ON": "queue_full", "FALLBACK_MODEL": "m"},
+        'FALLBACK_URL: "http://localhost:8000/v1" is this gateway itself',
+    ),
+    (
+        {"FALLBACK_URL": "http://api.example.org", "FALLBACK_ON": "queue_full", "FALLBACK_MODEL": "m"},
+        'FALLBACK_URL: "http://api.example.org/v1" would send its key and prompts over the internet in the clear',
+    ),
     *(
         ({"UPSTREAM_URL": url, "HOST": "10.9.8.7"}, f'UPSTREAM_URL: "{url.removesuffix("/v1")}" is this gateway itself')
         for url in (
@@ -509,6 +542,11 @@ CONTRADICTIONS = [
         )
     ),
     ({"UPSTREAM_URL": "http://localhost", "PORT": "80"}, 'UPSTREAM_URL: "http://localhost" is this gateway itself'),
+    *(
+        ({"IDLE_ACTION": "sleep", **more}, "IDLE_ACTION: sleep, and only a local vLLM can be put to sleep")
+        for more in ({"ENGINE": "llama-server"}, {"UPSTREAM_URL": "http://10.0.0.9"}, {"ENGINE_COMMAND": "x {port}"})
+    ),
+    ({"ALLOWED_PATHS": "/tokenize,/sleep"}, "ALLOWED_PATHS: /sleep is for the gateway alone"),
     *(
         ({"UPSTREAM_URL": url}, f'UPSTREAM_URL: "{url}" would send keys and prompts over the internet in the clear')
         for url in ("http://llm.example.org", "http://8.8.8.8:9000", "http://[2606:4700::1]", "http://[::ffff:8.8.8.8]")
@@ -542,11 +580,6 @@ def test_settings_that_do_not_fit_together_are_refused(environ: dict[str, str], 
 )
 def test_plain_http_is_fine_where_the_internet_is_not_crossed(url: str) -> None:
     assert load({"UPSTREAM_URL": url}).upstream_url == url
-    *(
-        ({"IDLE_ACTION": "sleep", **more}, "IDLE_ACTION: sleep, and only a local vLLM can be put to sleep")
-        for more in ({"ENGINE": "llama-server"}, {"UPSTREAM_URL": "http://10.0.0.9"}, {"ENGINE_COMMAND": "x {port}"})
-    ),
-    ({"ALLOWED_PATHS": "/tokenize,/sleep"}, "ALLOWED_PATHS: /sleep is for the gateway alone"),
 
 
 def test_plain_http_to_a_public_address_is_somebodys_decision() -> None:
@@ -588,6 +621,15 @@ WARNINGS: list[tuple[dict[str, str], str]] = [
         "awake, and is paid for",
     ),
     ({"ENGINE": "vllm", "ENGINE_COMMAND": "x"}, "ENGINE_COMMAND is not used: ENGINE is vllm"),
+    (FALLBACK, "FALLBACK_URL is not used: COLD_START is not fallback, and FALLBACK_ON names no case"),
+    (
+        FALLBACK | {"COLD_START": "fallback", "UPSTREAM_URL": "https://api.example.com"},
+        "FALLBACK_URL is where UPSTREAM_URL is: what does not serve there does not answer in its place, either",
+    ),
+    (
+        FALLBACK | {"COLD_START": "fallback", "FALLBACK_PRICE_IN": "0.15"},
+        "FALLBACK_PRICE_IN and FALLBACK_PRICE_OUT count only together; one of them is not set",
+    ),
     ({"START_TIMEOUT": "1h"}, "START_TIMEOUT is longer than START_MAX, which ends a start first"),
 ]
 

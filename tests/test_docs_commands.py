@@ -164,7 +164,7 @@ class Reader:
         if "TLS_CERT" in settings:
             wait_for(lambda: "READY" in worker.console, 60, "ready")  # Worker itself speaks plain HTTP
         else:
-            worker.until("ready", within=60)
+            worker.until("stopped" if "WAKE_AFTER" in settings else "ready", within=60)
 
     def _consoles(self) -> str:
         return "\n".join(worker.console[-2000:] for _, worker in self._workers.values())

@@ -18,6 +18,14 @@ READS: list[tuple[Kind, object, object]] = [
     *((kinds.SWITCH, text, False) for text in ("false", "0", "no", "off", "OFF")),
     (kinds.SWITCH, True, True),
     (kinds.SWITCH, 0, False),
+    (kinds.BASE_URL, "https://openrouter.example/api/v1", "https://openrouter.example/api/v1"),
+    (kinds.BASE_URL, "https://api.example.com/", "https://api.example.com/v1"),
+    (kinds.BASE_URL, "https://api.example.com:8443/v1/openai/", "https://api.example.com:8443/v1/openai"),
+    (kinds.BASE_URL, "http://[fd00::1]:8080", "http://[fd00::1]:8080/v1"),
+    (kinds.OFTEN, "5/10m", (5, 600.0)),
+    (kinds.OFTEN, " 20 / 90 ", (20, 90.0)),
+    (kinds.OFTEN, "off", None),
+    (kinds.some_of("a", "b"), "A, b", ("a", "b")),
     (kinds.SWITCH_AUTO, "auto", None),
     (kinds.SWITCH_AUTO, "on", True),
     (kinds.SIZE, "4096", 4096),
@@ -99,6 +107,16 @@ def test_a_value_is_read_as_it_is_meant(kind: Kind, value: object, meaning: obje
 
 WRONG: list[tuple[Kind, tuple[object, ...]]] = [
     (kinds.SWITCH, ("", "maybe", "2", 2, "tru", [True])),
+    (
+        kinds.BASE_URL,
+        ("", "api.example.com", "https://", "ftp://a.example", "https://u:p@a.example", "https://a.example?b"),
+    ),
+    (
+        kinds.BASE_URL,
+        ("https://a.example/v1/chat/completions", "https://a.example/../v1", "https://a.example/a b", "https://a#"),
+    ),
+    (kinds.OFTEN, ("", "5", "5/", "/10m", "0/10m", "5/0", "-1/10m", "5/10m/2", "5/soon")),
+    (kinds.some_of("a", "b"), ("c", "a;b", "a,c")),
     (kinds.SIZE, ("", "ten", "-1", "10 X", "1.5", "0.1", "1e3", "10i", "٣", "9" * 40, "9" * 18 + "T")),
     (kinds.SPAN, ("", "soon", "0", "0s", "-1", "10 m", "m", "1m1", "1x", "10m90", "inf", "nan", "٣", "9" * 400, True)),
     (kinds.SPAN, (float("inf"), float("nan"))),

@@ -455,6 +455,13 @@ def test_somebodys_number_of_connections_stays_and_is_doubted() -> None:
     assert settled.warnings == ("MAX_CONNECTIONS is 3000, and 1024 files may be open; it may not work",)
 
 
+def test_nothing_is_woken_at_the_start_where_it_takes_several_to_wake_it() -> None:
+    fallback = {"COLD_START": "fallback", "FALLBACK_URL": "https://a.example", "FALLBACK_MODEL": "m"}
+    assert settle(settings(**fallback), PLAIN).wake_on_start
+    assert not settle(settings(**fallback, WAKE_AFTER="5/10m"), PLAIN).wake_on_start
+    assert settle(settings(**fallback, WAKE_AFTER="5/10m", WAKE_ON_START="yes"), PLAIN).wake_on_start
+
+
 def test_settling_twice_changes_nothing_more() -> None:
     around = look(SERVERLESS, Table(there=DOCKER, writable=ALL))
     once = settle(settings(API_KEY="sk-0123456789abcdef"), around)
@@ -480,6 +487,8 @@ def test_an_upstream_that_is_this_gateway_is_refused_by_any_of_its_addresses(env
     around = look(environ, Table(there=DOCKER))
     with pytest.raises(SettingsError, match="is this gateway itself"):
         settle(settings(UPSTREAM_URL=url), around)
+    with pytest.raises(SettingsError, match=r"FALLBACK_URL: .* is this gateway itself"):
+        settle(settings(COLD_START="fallback", FALLBACK_URL=url, FALLBACK_MODEL="m"), around)
 
 
 @pytest.mark.parametrize(

@@ -7,5 +7,6 @@ milliseconds, and the settings that come with them use the same unit.
 `lifecycle/` is the life of one upstream, `admission.py` its line and its slots. `activity.py` (what counts as use, and
 since when there was none) and `backoff.py` (how long to wait before another try) are what the lifecycle stands on.
 `keys.py` is a caller's key and what it may, `rates.py` how often, `spending.py` for how much money, `throttle.py` how
-many wrong keys an address may try. `estimate.py` is how far a start is, and how long it will still take.
+many wrong keys an address may try. `estimate.py` is how far a start is, and how long it will still take. `fallback.py`
+is who may be answered by somebody else, and when that one is asked; `purse.py` what it may cost.
 """

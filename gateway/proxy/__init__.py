@@ -4,6 +4,8 @@
 Below it `connection.py` is one connection to an engine, whose answer `http1.py` (pure) reads out of its bytes;
 `pool.py` opens and keeps them, `alarms.py` is the one timer of them all, and `stream.py` is a chunk's way to the
 caller.
+`fallback.py` lets somebody else answer, `outgoing.py` (pure) says what of a request leaves for that, and `purse.py`
+pays for it.
 `bodies.py` reads what came in, `checker.py` checks it by the rules of `checks.py` (of large bodies what `sieve.py`
 leaves of them, or all in its helper process, `check_child.py`), `media.py` fetches images that lie elsewhere.
 `dialects.py`, `framing.py` and `headers.py` are the pure rules of what the two sides may say to each other,

@@ -36,6 +36,7 @@ from gateway.proxy.checks import (
     Facts,
     Fill,
     Gap,
+    Readable,
     Rules,
     Wanted,
     check,
@@ -187,6 +188,15 @@ class Body:
         if self._held is None:
             raise RuntimeError(f"{self!r} was let go")
         return self._held.with_model(model).body(replace(self.facts, model=model))
+
+    @property
+    def readable(self) -> Readable | None:
+        """Its JSON, small enough to be parsed at once. None: nobody here has looked into it, or it was let go."""
+        if isinstance(self._held, Checked) and not self._held.gaps:
+            return Readable(self._held.whole())
+        if isinstance(self._held, _Sifted):
+            return Readable(self._held.checked.whole(), self._held.mark, self._held.holes)
+        return None
 
     @property
     def wanted(self) -> tuple[Wanted, ...]:

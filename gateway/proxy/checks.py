@@ -207,6 +207,19 @@ class Checked:
         return f"<Checked {self.size} bytes {self.facts}>"
 
 
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """The JSON of a checked body, as far as it is in one piece."""
+
+    json: bytes
+    mark: bytes = b""
+    """Stands in it for each of `holes`: long texts, or parts of them."""
+    holes: tuple[Sequence[bytes], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Readable {len(self.json)} bytes, {len(self.holes)} holes>"
+
+
 def name_field(model: str, before: bytes, after: bytes) -> bytes:
     """`"model":"…"` between what is before and what is after it, with the commas that they lack."""
     lead = b"" if before.endswith((b"{", b",")) else b","
@@ -864,6 +877,7 @@ __all__ = [
     "Facts",
     "Fill",
     "Gap",
+    "Readable",
     "Refused",
     "Rules",
     "Wanted",

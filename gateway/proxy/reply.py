@@ -236,6 +236,11 @@ class Reply:
         return self._phase is Phase.OPEN
 
     @property
+    def may_begin(self) -> bool:
+        """Nothing of an answer was said yet, at most company: whose answer it will be is open."""
+        return self._phase in (Phase.OPEN, Phase.COMMITTED)
+
+    @property
     def is_over(self) -> bool:
         return self._phase is Phase.ENDED
 

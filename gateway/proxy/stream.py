@@ -17,6 +17,7 @@ from gateway.proxy.dialects import StreamWatch, lost_in
 from gateway.proxy.framing import EventCutter
 from gateway.proxy.gathered import Gathered
 from gateway.proxy.loading_text import LoadingText
+from gateway.proxy.outgoing import renamed_events
 from gateway.proxy.reply import Reply
 from gateway.proxy.usage import UsageWatch, usage_in
 
@@ -185,6 +186,28 @@ class GatheredStream(EventStream):
     def settle(self) -> None:
         self._reply.usage = self._gathered.usage
         self._reply.longest_gap = self.longest_gap
+
+
+class RenamedStream:
+    """Before a stream that is somebody else's: in each event the model is called as its caller called it."""
+
+    __slots__ = ("_cutter", "_model", "_stream")
+
+    def __init__(self, stream: EventStream, model: str) -> None:
+        self._stream = stream
+        self._cutter = EventCutter()
+        self._model = model
+
+    def __repr__(self) -> str:
+        return f"<RenamedStream {self._model!r} {self._stream!r}>"
+
+    def take(self, body: bytes, read: bytes | None) -> None:
+        self._stream.take(renamed_events(self._cutter.feed(body), self._model), None)
+
+    def end(self) -> None:
+        """What is left is no whole event; the stream judges it."""
+        if rest := self._cutter.rest():
+            self._stream.take(rest, None)
 
 
 TAIL: Final = 4096

@@ -25,9 +25,18 @@ from gateway.proxy.connection import HELD, Connection, Lost
 from gateway.proxy.dialects import lost_in
 from gateway.proxy.headers import answer_headers, error_from_engine
 from gateway.proxy.http1 import Head, Malformed
+from gateway.proxy.outgoing import renamed as renamed_answer
 from gateway.proxy.pool import Pool
 from gateway.proxy.reply import Reply
-from gateway.proxy.stream import EventStream, GatheredStream, LongAnswer, stream_into, too_long
+from gateway.proxy.stream import (
+    GATHERED_MAX,
+    EventStream,
+    GatheredStream,
+    LongAnswer,
+    RenamedStream,
+    stream_into,
+    too_long,
+)
 from gateway.proxy.usage import usage_in
 
 ERROR_BODY_MAX: Final = 64 * 1024
@@ -46,6 +55,27 @@ class Unreached(Exception):
         """`limit`: the one that was exceeded, in words for the caller; `why` may name what is none of its business."""
         super().__init__(why)
         self.limit = limit
+
+
+class Declined(Exception):
+    """Somebody else was asked (`Call.away`), and gave no answer. Its caller has heard nothing of that."""
+
+    def __init__(self, status: int, body: bytes, retry_after: str | None) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """For a call that goes to somebody else, not to our engine: what is no answer is raised as `Declined`, and of the
+    answer's headers the type alone passes: the others are about an account of the operator's."""
+
+    model: str | None
+    """What its answers' model is called here; None: as they call it."""
+    on_answer: Callable[[bool], None] = field(default=lambda streams: None, repr=False)
+    """Called when the head of an answer has come: with True for a stream, which is passed on from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +112,8 @@ class Call:
     gathered: str | None = None
     """What the whole answer is called, where the engine streams it and the caller asked for no stream."""
 
+    away: Away | None = None
+    """None: it is our engine that is asked."""
     on_heard: Callable[[], None] = field(default=lambda: None, repr=False)
     """Called when the engine answers: nothing of this will be sent again."""
 
@@ -187,6 +219,9 @@ class Upstream:
             feeding = self._ask(connection, call)
             head = await self._until_head(connection, call, reply)
             reply.timings["prefill"] = self._clock() - sent_at
+            if call.away is not None:
+                await self._let_decline(connection, head)
+                call.away.on_answer(_media_type(head) == "text/event-stream")
             if feeding is None or feeding.done():
                 call.was_heard()
             else:
@@ -203,6 +238,8 @@ class Upstream:
                     await self._pass_gathered(connection, head, reply, call, sent_at)
             elif not reply.is_open:
                 raise refuse("backend_protocol_error", "The engine was asked for a stream and answered otherwise.")
+            elif call.away is not None:
+                await self._pass_renamed(connection, head, reply, call, sent_at)
             else:
                 await self._pass_whole(connection, head, reply, call, sent_at)
         finally:
@@ -224,6 +261,7 @@ class Upstream:
     async def _until_head(self, connection: Connection, call: Call, reply: Reply) -> Head:
         """Keep the caller company until the head of the answer has come."""
         limit = self._limits.first_byte if reply.streams else self._limits.answer
+        beats = reply.streams and call.away is None  # who is asked elsewhere may decline: nothing is promised before
         now = self._clock()
         deadline, beat = now + limit, now + self._limits.heartbeat
         while (head := connection.head) is None:
@@ -233,12 +271,18 @@ class Upstream:
             if now >= deadline:
                 name = "FIRST_BYTE_TIMEOUT" if reply.streams else "ANSWER_TIMEOUT"
                 raise refuse("backend_timeout", f"The engine did not begin to answer within {name} ({limit:g} s).")
-            if reply.streams and now >= beat:
+            if beats and now >= beat:
                 await reply.heartbeat("working on the prompt")
                 beat = self._clock() + self._limits.heartbeat
                 continue
-            await connection.news((min(deadline, beat) if reply.streams else deadline) - now)
+            await connection.news((min(deadline, beat) if beats else deadline) - now)
         return head
+
+    async def _let_decline(self, connection: Connection, head: Head) -> None:
+        """Raises Declined unless what comes is an answer, by its head."""
+        if 200 <= head.status < 300 and _is_plain(head) and _media_type(head) in _ANSWERS:
+            return
+        raise Declined(head.status, await self._what_it_says(connection, head), head.get("retry-after"))
 
     def _start(self, call: Call) -> bytes:
         """The lines that each request of this path begins with."""
@@ -274,14 +318,18 @@ class Upstream:
         """Whole events as they come, until the engine has said everything. An unfinished event is kept, so that an
         error event can always follow; only after one that was too long to keep is a cut all that is left to say."""
         stream = stream_into(connection, reply, choices=call.choices, hides_usage=call.hides_usage)
-        reply.begin_now(head.status, answer_headers(head.headers), length=None)
+        reply.begin_now(head.status, _passing(head, call), length=None)
         head.let_go()
+        away = call.away
+        renamed = RenamedStream(stream, away.model) if away is not None and away.model is not None else None
         try:
-            connection.flow_to(stream.take)
+            connection.flow_to(stream.take if renamed is None else renamed.take)
             await reply.flush()
             await self._keep_time(connection, stream, reply, sent_at)
             if stream.first_event is not None:
                 reply.timings["first_event"] = stream.first_event - sent_at
+            if renamed is not None:
+                renamed.end()
             self._end(connection, stream, call)
         except Refused:
             if not stream.may_be_interrupted:
@@ -305,7 +353,7 @@ class Upstream:
             body = stream.answer()
         finally:
             stream.settle()
-        headers = _all_but_its_type(head)
+        headers = _but_its_type(answer_headers(head.headers))
         await reply.answer(head.status, body, headers)
 
     async def _keep_time(
@@ -359,7 +407,7 @@ class Upstream:
         if size is not None and connection.held > size:
             raise too_long(size)
         if connection.is_done:
-            await self._answer(connection.release(), head, reply)
+            await self._answer(connection.release(), head, reply, answer_headers(head.headers))
             return
         closes = (b"}", b"]") if _only_its_end_ends(head) else ()
         answer = LongAnswer(connection, reply, closes=closes, most=size)
@@ -377,6 +425,28 @@ class Upstream:
         answer.end()
         await reply.finish()
 
+    async def _pass_renamed(self, connection: Connection, head: Head, reply: Reply, call: Call, sent_at: float) -> None:
+        """An answer of somebody else's in one piece: whole before a word of it is said, so that it may still fail."""
+        body = bytearray()
+        most = self._limits.size or GATHERED_MAX
+
+        def take(data: bytes, read: bytes | None) -> None:
+            body.extend(data)
+            if len(body) > most:
+                raise too_long(most)
+
+        connection.flow_to(take)
+        while not connection.is_over:
+            await self._more(connection, sent_at + self._limits.answer)
+        if connection.failure is not None:
+            raise self._why(connection, call)
+        if b'"choices"' not in body:
+            raise refuse("backend_error", "What came is no answer.")  # some vendors say their errors with a 200
+        whole, away = bytes(body), call.away
+        if away is not None and away.model is not None:
+            whole = renamed_answer(whole, away.model)
+        await self._answer(whole, head, reply, _passing(head, call))
+
     async def _more(self, connection: Connection, deadline: float) -> None:
         now = self._clock()
         if now >= deadline:
@@ -392,30 +462,33 @@ class Upstream:
             return refuse("backend_stalled", f"The engine sent nothing for STREAM_IDLE_TIMEOUT ({limit:g} s).")
         return refuse("backend_timeout", f"The engine's stream did not begin within FIRST_BYTE_TIMEOUT ({limit:g} s).")
 
-    async def _answer(self, body: bytes, head: Head, reply: Reply) -> None:
+    async def _answer(self, body: bytes, head: Head, reply: Reply, headers: list[tuple[str, str]]) -> None:
         lost = lost_in(body)
         if lost is not None:
             raise Refused(lost)
         if _is_cut(head, body):
             raise refuse("backend_lost", "The engine ended in the middle of this answer.")
         reply.usage = usage_in(body)
-        rest = _all_but_its_type(head)
+        rest = _but_its_type(headers)
         content_type = head.get("content-type") or "application/octet-stream"
         await reply.answer(head.status, body, rest, content_type=content_type)
 
     async def _pass_error(self, connection: Connection, head: Head, reply: Reply) -> None:
         """The engine's own error, in our shape; to a caller who already hears a stream, as an event."""
-        deadline = self._clock() + ERROR_WITHIN
-        while not connection.is_over and connection.held < ERROR_BODY_MAX and (now := self._clock()) < deadline:
-            await connection.news(deadline - now)
-        # What came of the body is enough: the status already says that it failed.
-        said = connection.release()[:ERROR_BODY_MAX] if _is_plain(head) else b""
+        said = await self._what_it_says(connection, head)
         answer = error_from_engine(head.status, head.get("content-type") or "", said)
         if reply.is_open:
-            headers = _all_but_its_type(head)
+            headers = _but_its_type(answer_headers(head.headers))
             await reply.answer(answer.status, answer.body, headers)
         else:
             raise Refused(answer.refusal)
+
+    async def _what_it_says(self, connection: Connection, head: Head) -> bytes:
+        """The body of an error, as far as it comes soon: the status already says that it failed."""
+        deadline = self._clock() + ERROR_WITHIN
+        while not connection.is_over and connection.held < ERROR_BODY_MAX and (now := self._clock()) < deadline:
+            await connection.news(deadline - now)
+        return connection.release()[:ERROR_BODY_MAX] if _is_plain(head) else b""
 
 
 class Upstreams:
@@ -470,9 +543,21 @@ async def _put_down(task: asyncio.Future[None]) -> None:
         await asyncio.wait({task})
 
 
-def _all_but_its_type(head: Head) -> list[tuple[str, str]]:
-    """What passes of an engine's headers where the Reply is told of the type apart."""
-    return [(name, value) for name, value in answer_headers(head.headers) if name.lower() != "content-type"]
+def _passing(head: Head, call: Call) -> list[tuple[str, str]]:
+    """What passes of the headers of an answer to this call."""
+    headers = answer_headers(head.headers)
+    return (
+        headers if call.away is None else [(name, value) for name, value in headers if name.lower() == "content-type"]
+    )
+
+
+def _but_its_type(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Where the Reply is told of the type apart."""
+    return [(name, value) for name, value in headers if name.lower() != "content-type"]
+
+
+_ANSWERS: Final = frozenset({"application/json", "text/event-stream"})
+"""What an API answers with. A page with a 200 is what comes of a wrong address."""
 
 
 def _media_type(head: Head) -> str:

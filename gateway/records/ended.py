@@ -29,7 +29,7 @@ class Ended:
     code: str
     """Our refusal's code, or the engine's status of 400 and above; empty when all went well."""
     ended_by: str
-    """caller, gateway, engine."""
+    """caller, gateway, engine, fallback."""
     state: str
     """What the upstream was when the request arrived."""
     line: float
@@ -49,3 +49,5 @@ class Ended:
     tokens_out: int | None
     bytes_in: int
     bytes_out: int
+    served_by: str = ""
+    """`fallback` where somebody else gave the answer, and counted its tokens; empty for the engine."""

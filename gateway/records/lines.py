@@ -50,7 +50,7 @@ FIELDS: dict[str, Field] = {
             "text",
             "The code of our refusal, or the engine's status from 400 on; *write_timeout*: the caller read nothing.",
         ),
-        Field("ended_by", "text", "Who ended it: *caller*, *gateway*, *engine*."),
+        Field("ended_by", "text", "Who ended it: *caller*, *gateway*, *engine*, *fallback*."),
         Field("line", "seconds", "Waited in line behind others."),
         Field("wake", "seconds", "Was held while the engine woke."),
         Field(
@@ -69,6 +69,7 @@ FIELDS: dict[str, Field] = {
         Field("bytes_in", "number", "The request's body."),
         Field("bytes_out", "number", "The answer's body."),
         Field("state", "text", "What the upstream was when the request came: *ready*, *stopped*, *starting*, …"),
+        Field("served_by", "text", "*fallback* where that answered, and counted the tokens. Not there for the engine."),
         Field("caller_id", "text", "The caller's own `X-Request-Id`, if it was plain."),
     )
 }
@@ -138,6 +139,7 @@ def text_line(ended: Ended) -> str:
         f"{f' tokens_per_second={rate:.1f}' if rate is not None else ''}"
         f" bytes_in={e.bytes_in} bytes_out={e.bytes_out}"
         f"{f' state={word(e.state)}' if e.state else ''}"
+        f"{f' served_by={e.served_by}' if e.served_by else ''}"
         f"{f' caller_id={word(e.caller_id)}' if e.caller_id else ''}"
     )
 
@@ -181,6 +183,7 @@ def json_line(ended: Ended) -> str:
             "" if rate is None else f',"tokens_per_second":{round(rate, 1)}',
             f',"bytes_in":{e.bytes_in},"bytes_out":{e.bytes_out}',
             f',"state":{_JSON(e.state)}' if e.state else "",
+            f',"served_by":"{e.served_by}"' if e.served_by else "",
             f',"caller_id":{_JSON(e.caller_id)}' if e.caller_id else "",
             "}",
         )

@@ -17,6 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from gateway.errors import CATALOGUE
+from gateway.policy.fallback import CASES, OBJECTIONS, WAKING
 from gateway.records.ended import Ended
 from gateway.records.lines import tokens_per_second
 from gateway.records.readings import ProcessFacts, StateTimes, UpstreamFacts, process_readings, upstream_readings
@@ -59,6 +60,8 @@ CODES = frozenset(
 """Ours, and the statuses of their own that engines are known to answer with."""
 AUTH_FAILURES = ("missing", "wrong", "expired", "throttled", "doubled", "forbidden", "browser", OTHER)
 RELOADED = ("keys", "tls", OTHER)
+FALLBACK_OUTCOMES = ("answered", "declined", "unreached", "broke", "left", OTHER)
+FALLBACK_CASES = (WAKING, *CASES, OTHER)
 START_OUTCOMES = ("ready", "failed", "timeout", "given_up", OTHER)
 PHASES = ("ordered", "checking", "downloading", "booting", "loading", "warming", "waking", "unreachable", OTHER)
 ENDS = ("idle", "drained", "crashed", "unhealthy", OTHER)
@@ -91,8 +94,9 @@ class Account:
 
     def add(self, e: Ended) -> None:
         self.requests.inc()
-        self.tokens_in.inc(e.tokens_in or 0)
-        self.tokens_out.inc(e.tokens_out or 0)
+        if not e.served_by:
+            self.tokens_in.inc(e.tokens_in or 0)
+            self.tokens_out.inc(e.tokens_out or 0)
 
 
 F = TypeVar("F", bound=Described)
@@ -253,6 +257,7 @@ class Metrics:
         for what in RELOADED[:-1]:
             self._reloads.of(what, "ok")
             self._reloads.of(what, "failed")
+        self._make_fallback_counters()
         self._surrogates = self._add(
             counter(
                 "wakegate_lone_surrogates_total", "Halves of characters in request bodies that were replaced by U+FFFD."
@@ -268,6 +273,50 @@ class Metrics:
                 ("wakegate_response_body_bytes_total", "Bytes of answers' bodies."),
             )
         ]
+
+    def _make_fallback_counters(self) -> None:
+        self._read_fallback: Callable[[], float | None] = lambda: None
+        self._fallback = self._add(
+            counter(
+                "wakegate_fallback_requests_total",
+                "Requests that were sent to the fallback: answered, declined (with an error), unreached, broke (in the "
+                "middle, or too late), left (its caller did); and why they were sent. But for those that broke in the "
+                "middle of a stream, and those who left, all that were not answered were held instead.",
+                ("outcome", "why"),
+            )
+        )
+        self._fallback_not_asked = self._add(
+            counter(
+                "wakegate_fallback_not_asked_total",
+                "Requests that the fallback was there for and that stayed: forbidden (by their header), key (it may "
+                "not), route, request (of what stands in it), paused (it failed just now), spend (FALLBACK_MAX_SPEND), "
+                "volume (which keeps what was spent, and does not answer).",
+                ("reason",),
+            )
+        )
+        self._fallback_tokens = self._add(
+            counter(
+                "wakegate_fallback_tokens_total",
+                "Tokens that the fallback read (in) and wrote (out), as it says. They are in no other series.",
+                ("direction",),
+            )
+        )
+        self._fallback_cost = self._add(
+            counter(
+                "wakegate_fallback_spend_dollars_total",
+                "What the fallback cost since the start, by FALLBACK_PRICE_IN and FALLBACK_PRICE_OUT.",
+            )
+        )
+        self._add(
+            Reading(
+                "wakegate_fallback_month_spend_dollars",
+                "gauge",
+                "What the fallback cost in this calendar month (UTC), restarts and other workers of the volume "
+                "included.",
+                (),
+                lambda: [((), spent)] if (spent := self._read_fallback()) is not None else [],
+            )
+        )
 
     def _make_histograms(self) -> None:
         by_route, by_upstream = ("upstream", "route"), ("upstream",)
@@ -371,12 +420,11 @@ class Metrics:
         if e.outcome == "answered":
             lane.took.observe(e.took)
             speed = tokens_per_second(e)
-            if speed is not None:
+            if speed is not None and not e.served_by:
                 lane.speed.observe(speed)
-        if e.tokens_in is not None:
-            lane.tokens_in.inc(e.tokens_in)
-        if e.tokens_out is not None:
-            lane.tokens_out.inc(e.tokens_out)
+        if not e.served_by:  # the fallback's are counted apart
+            lane.tokens_in.inc(e.tokens_in or 0)
+            lane.tokens_out.inc(e.tokens_out or 0)
         lane.bytes_in.inc(e.bytes_in)
         lane.bytes_out.inc(e.bytes_out)
         model = self._models.get(e.model, self._other_models)
@@ -413,6 +461,32 @@ class Metrics:
         self._cold_start.of(upstream).observe(sum(phases.values()))
         for phase, seconds in phases.items():
             self._phases.of(upstream, one_of(PHASES, phase)).observe(seconds)
+
+    def fallback_answered(
+        self, outcome: str, why: str, *, tokens_in: int = 0, tokens_out: int = 0, cost: int = 0
+    ) -> None:
+        """Somebody else was asked; `outcome` is one of FALLBACK_OUTCOMES, `why` of FALLBACK_CASES, `cost` is
+        micro-dollars."""
+        self._fallback.of(one_of(FALLBACK_OUTCOMES, outcome), one_of(FALLBACK_CASES, why)).inc()
+        self._fallback_tokens.of("in").inc(tokens_in)
+        self._fallback_tokens.of("out").inc(tokens_out)
+        self._fallback_cost.of().inc(cost / 1_000_000)
+
+    def fallback_not_asked(self, reason: str) -> None:
+        """One could have been answered by somebody else, and was not; `reason` is one of OBJECTIONS."""
+        self._fallback_not_asked.of(one_of(OBJECTIONS, reason)).inc()
+
+    def watch_fallback(self, read: Callable[[], float | None], cases: Iterable[str]) -> None:
+        """There is a fallback, asked in these cases. `read`: dollars of this month; None where nobody knows."""
+        self._read_fallback = read
+        for case in cases:
+            for outcome in FALLBACK_OUTCOMES[:-1]:
+                self._fallback.of(outcome, case)
+        for reason in OBJECTIONS:
+            self._fallback_not_asked.of(reason)
+        for direction in ("in", "out"):
+            self._fallback_tokens.of(direction)
+        self._fallback_cost.of()
 
     def engine_ended(self, upstream: str, reason: str) -> None:
         """An engine that was ready is gone; `reason` is one of ENDS."""

@@ -1,4 +1,4 @@
-"""Keeps what each key has spent over a restart: one small JSON file per worker and month on the volume.
+"""Keeps what was spent over a restart, by each key or on the fallback: one small JSON file per worker and month.
 
 `DATA_DIR/state/spent/2026-11_<worker>.json` holds what this worker counted; what the keys of all workers have spent is
 the sum over the files. A thread reads and writes them, because a volume can be full, read-only, gone, or not answer at
@@ -53,7 +53,9 @@ class SpentFolder:
     What lies beneath a volume that was unmounted is no news of it: read there, nobody would have spent anything.
     """
 
-    def __init__(self, folder: Path, worker: str) -> None:
+    def __init__(self, folder: Path, worker: str, *, strict: bool = False) -> None:
+        """`strict`: a file that is damaged cannot be read, rather than counting as none."""
+        self._strict = strict
         self._volume = Volume(folder.parent.parent, folder.parent.name)
         self._folder = folder
         self._worker = re.sub(r"[^A-Za-z0-9.-]+", "-", worker)[:64] or "worker"
@@ -62,7 +64,7 @@ class SpentFolder:
         return f"<SpentFolder {self._folder} of {self._worker}>"
 
     def read(self) -> Found:
-        """A file that is not one of ours, or is torn, counts as none."""
+        """A file that is not one of ours, or is torn, counts as none, unless this is strict."""
         try:
             with self._volume.folder(self._folder.name) as folder:
                 names = sorted(os.listdir(folder))  # noqa: PTH208 - of a handle
@@ -104,13 +106,15 @@ class SpentFolder:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            if error.errno == errno.ELOOP:
+            if error.errno == errno.ELOOP and not self._strict:
                 return {}  # a link is none of ours
             raise
         try:
             spent = json.loads(text)["micro_dollars"]
             pairs = spent.items()
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            if self._strict:
+                raise OSError(errno.EIO, f"{name} is damaged") from error
             return {}
         return {name: value for name, value in pairs if type(value) is int and 0 <= value < 2**53}
 
@@ -125,8 +129,13 @@ class Spent:
         write_every: float = 5.0,
         read_every: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
+        what: str = "what keys have spent",
+        on_news: Callable[[], None] = lambda: None,
     ) -> None:
+        """`what` is kept, in words. `on_news` is called on the thread after each reading and writing, well or not."""
         self._folder = folder
+        self._what = what
+        self._on_news = on_news
         self._write_every, self._read_every = write_every, read_every
         self._clock = clock
         self._changed = threading.Condition()
@@ -152,13 +161,18 @@ class Spent:
         return self._elsewhere
 
     @property
+    def written(self) -> Books:
+        """What was offered and lies on the volume."""
+        return self._written
+
+    @property
     def state(self) -> str:
         """Empty when all is well, else one line."""
         since = self._asked_at
         failed = "; ".join(self._failed.values())
         if since is not None and (waited := self._clock() - since) >= SLOW:
             failed = f"the volume has not answered for {waited:.0f} s"
-        return f"what keys have spent is counted in memory only: {failed}" if failed else ""
+        return f"{self._what} is counted in memory only: {failed}" if failed else ""
 
     def offer(self, books: Books) -> None:
         """The newest figures of this process. They are written soon; older ones that were not yet are forgotten."""
@@ -215,6 +229,7 @@ class Spent:
             self._failed = self._failed | {what: f"cannot {what}: {error.strerror or error}"}
         finally:
             self._asked_at = None
+        self._on_news()
 
     def _read(self) -> None:
         found = self._folder.read()

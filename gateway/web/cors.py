@@ -30,6 +30,7 @@ READABLE: Final = (
     "retry-after-ms",
     "x-should-retry",
     "Server-Timing",
+    "X-Wakegate-Served-By",
     "WWW-Authenticate",
     *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
     "openai-processing-ms",

@@ -27,6 +27,7 @@ from gateway.policy.returning import Returning
 from gateway.proxy import dialects, loading_text
 from gateway.proxy.bodies import Bodies
 from gateway.proxy.checker import Body
+from gateway.proxy.fallback import Asked, Fallback
 from gateway.proxy.gathered import kind_for
 from gateway.proxy.headers import upstream_headers
 from gateway.proxy.reply import CallerLeft, ReadsNothing, Reply
@@ -95,18 +96,26 @@ class Visit:
     outcome: str = "answered"
     code: str = ""
     reached_engine: bool = False
-    """Whether it was sent, so that the engine may have worked on it."""
+    """Whether it was sent, so that the engine (or the fallback) may have worked on it."""
+    served_by: str = ""
+    """`fallback` where somebody else gave the answer."""
     is_unheard: bool = False
     """Whether the engine goes on with it, and needs its body, although its caller left."""
     reply: Reply | None = field(default=None, repr=False)
 
+    def answered_elsewhere(self) -> None:
+        """The fallback's answer has begun."""
+        self.reached_engine, self.served_by = True, "fallback"
+
     @property
     def ended_by(self) -> str:
-        """Who had the last word: caller, engine or gateway."""
+        """Who had the last word: caller, engine, fallback or gateway."""
         if self.outcome == "left":
             return "caller"
         if self.code in _OURS:
             return "gateway"
+        if self.served_by:
+            return self.served_by
         return "engine" if self.reached_engine or self.outcome == "failed" else "gateway"
 
 
@@ -129,6 +138,7 @@ class Door:
         max_seconds: float | None = None,
         counts_tokens: bool = False,
         cancels: bool = True,
+        fallback: Fallback | None = None,
         shows_loading: bool = False,
         on_end: Callable[[Visit], None],
         is_short_of_memory: Callable[[], bool] = lambda: False,
@@ -151,6 +161,8 @@ class Door:
         """Whether the engine is asked to count tokens for those who did not ask."""
         self._cancels = cancels
         """Whether the engine is told when a caller leaves."""
+        self._fallback = fallback
+        """Who else may answer."""
         self._shows_loading = shows_loading
         """Whether chat pages are shown what a held stream waits for."""
         self._unheard: set[asyncio.Task[None]] = set()
@@ -274,7 +286,12 @@ class Door:
                 if body is not None and body.wanted:
                     body = await self._bodies.with_images(body)
                 since = place.since if place is not None else None
-                await self._deliver(request, call, body, reply, visit, arrived, since)
+                if self._fallback is None or body is None:
+                    await self._deliver(request, call, body, reply, visit, arrived, since)
+                else:
+                    asked = self._asked(request, route, key, body, reply, visit)
+                    deliver = partial(self._deliver, request, call, body, reply, visit, arrived, since)
+                    await self._deliver_here_or_there(self._fallback, asked, deliver, visit)
             except ComeBack as error:
                 told = error
                 raise
@@ -350,6 +367,36 @@ class Door:
         """What a request that names no model gets."""
         models = self._conductor.models
         return models[0] if models else None
+
+    def _asked(
+        self, request: web.BaseRequest, route: Route, key: Key | None, body: Body, reply: Reply, visit: Visit
+    ) -> Asked:
+        """What somebody else would be asked."""
+        return Asked(
+            request.headers,
+            route.path,
+            body,
+            reply,
+            key_may=key is None or key.fallback,
+            hides_usage=not body.facts.include_usage,
+            on_answer=visit.answered_elsewhere,
+        )
+
+    async def _deliver_here_or_there(
+        self, fallback: Fallback, asked: Asked, deliver: Callable[[], Awaitable[None]], visit: Visit
+    ) -> None:
+        """Somebody else answers while nothing is ready, and where the operator wants that rather than a refusal."""
+        why = fallback.wanted_for()
+        if why and await fallback.answer(asked, why):
+            return
+        try:
+            await deliver()
+        except Refused as refused:
+            case = fallback.case_of(refused.refusal.code)
+            if case in ("", why) or visit.reached_engine or not asked.reply.may_begin:
+                raise
+            if not await fallback.answer(asked, case):
+                raise
 
     async def _deliver(
         self,

@@ -113,7 +113,7 @@ def test_json_has_the_same_names_with_numbers_as_numbers() -> None:
 
 
 def test_every_field_stands_in_both_forms_in_the_order_of_the_table() -> None:
-    full = replace(ENDED, code="502")
+    full = replace(ENDED, code="502", served_by="fallback")
     assert list(parse_line(text_line(full)) or ()) == ["at", "kind", *FIELDS]
     assert list(parse_line(json_line(full)) or ()) == ["at", "kind", *FIELDS]
 

@@ -25,6 +25,7 @@ from gateway.providers.base import Endpoint, Gone, Instance, Intent, Journal, Ne
 from gateway.proxy.bodies import Bodies, BodyLimits
 from gateway.proxy.checker import Checker
 from gateway.proxy.checks import Rules
+from gateway.proxy.fallback import Fallback
 from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records.metrics import Metrics
@@ -330,8 +331,8 @@ class Sizes:
     answer_time: float = 5.0
     gap: float = 1.0
     idle_timeout: float | None = None
-    start_timeout: float = 600.0
     idle_action: Literal["sleep", "stop"] = "stop"
+    start_timeout: float = 600.0
     drain_timeout: float = 3.0
     stop_within: float = 1.0
     head_timeout: float = 3.0
@@ -352,6 +353,8 @@ class Sizes:
     rejects: bool = False
     """COLD_START=reject."""
     cancels: bool = True
+    fallback: Callable[[Conductor], Fallback] | None = None
+    """Who else may answer."""
     """CANCEL_ON_DISCONNECT."""
     shows_loading: bool = False
     """LOADING_TEXT=reasoning."""
@@ -365,10 +368,10 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
     lifecycle = Lifecycle(
         LifecycleSettings(
             idle_timeout=sizes.idle_timeout,
+            idle_action=sizes.idle_action,
             start_timeout=sizes.start_timeout,
             drain_timeout=sizes.drain_timeout,
             drain_reserve=0.5,
-            idle_action=sizes.idle_action,
             retry_first=sizes.retry_first,
         ),
         now=asyncio.get_running_loop().time(),
@@ -401,6 +404,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         BodyLimits(size=sizes.body_limit, gap=sizes.body_gap), Checker(rules), on_repair=metrics.surrogates.inc
     )
     visits = Visits()
+    fallback = sizes.fallback(conductor) if sizes.fallback is not None else None
     door = Door(
         conductor=conductor,
         upstreams=upstreams,
@@ -421,6 +425,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         max_seconds=sizes.max_seconds,
         counts_tokens=sizes.count_tokens,
         cancels=sizes.cancels,
+        fallback=fallback,
         shows_loading=sizes.shows_loading,
         on_end=visits.append,
         is_short_of_memory=lambda: sizes.short_of_memory,
@@ -445,6 +450,9 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         await runner.cleanup()
         door.close()
         upstreams.close()
+        if fallback is not None:
+            fallback.close()
+            await asyncio.get_running_loop().run_in_executor(None, fallback.purse.close, 2.0)
         await conductor.close()
         await bodies.close()
 

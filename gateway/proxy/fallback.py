@@ -1,0 +1,341 @@
+"""Somebody else answers: an API that is paid per token, while the GPU wakes or where it cannot serve.
+
+    answered = await fallback.answer(asked, why="waking")       False: nothing was said, the caller is held as usual
+
+The order of things: may this request leave (`policy/fallback.py`)? what of it leaves (`outgoing.py`)? is there money
+for it (`purse.py`)? is the other one well (`Circuit`)? Then it is asked like an engine, over the same client. As long
+as it has said nothing the caller has lost nothing: whatever goes wrong, it is held for the GPU instead. A stream that
+breaks in the middle ends with an error event, as any stream does.
+
+Each answer is one fact (`Answered`), for the metrics. What an operator has to know is said once, until it works again.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from gateway.conductor import SERVING, Conductor
+from gateway.errors import Refused, refuse
+from gateway.policy.fallback import CASE_OF, WAKING, Circuit, Objection, Rules, WakeAfter
+from gateway.policy.lifecycle.states import State
+from gateway.providers.base import Endpoint
+from gateway.proxy.checker import Body
+from gateway.proxy.outgoing import Manner, Outgoing, other_limit_name, outgoing
+from gateway.proxy.purse import Purse, Reserved
+from gateway.proxy.reply import Reply
+from gateway.proxy.upstream import Away, Call, Declined, Limits, Unreached, Upstream
+from gateway.proxy.usage import Usage
+
+FORBIDS: Final = "X-Wakegate-Fallback"
+"""A request with this header stays here, whatever it says: a header may only forbid."""
+SERVED_BY: Final = ("X-Wakegate-Served-By", "fallback")
+FIRST_BYTE: Final = 30.0
+"""Seconds until a stream begins. A caller hears nothing meanwhile, and could be held instead."""
+ANSWER: Final = 300.0
+"""Seconds for an answer that does not stream."""
+CONNECT: Final = 5.0
+_FAULT_OF_ITS_REQUEST: Final = frozenset({400, 413, 415, 422})
+"""Statuses that say nothing of the fallback: another request may go well. Ours may serve this one, too."""
+_WRONG_KEY: Final = frozenset({401, 402, 403, 407})
+_LEFT_ALONE: Final = 60.0
+"""Seconds at least after a failure that only an operator can do something about."""
+
+Outcome = Literal["answered", "declined", "unreached", "broke", "left"]
+OUTCOMES: Final = ("answered", "declined", "unreached", "broke", "left")
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request that somebody else might answer."""
+
+    headers: Mapping[str, str]
+    """The caller's. None of them leaves."""
+    route: str
+    body: Body
+    reply: Reply
+    key_may: bool
+    hides_usage: bool
+    """Whether its caller did not ask for the count of tokens."""
+    on_answer: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Called when somebody else's answer has begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of asking."""
+
+    outcome: Outcome
+    why: str
+    usage: Usage | None
+    cost: int
+    """Micro-dollars; 0 where nobody knows a price."""
+
+
+@dataclass(slots=True, eq=False)
+class _Errand:
+    """One request on its way."""
+
+    task: "asyncio.Task[object] | None"
+    is_cut: bool = False
+    has_begun: bool = False
+
+
+class Fallback:
+    """The one that is asked. Close it when the gateway ends."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        model: str,
+        rules: Rules,
+        conductor: Conductor,
+        purse: Purse,
+        limits: Limits,
+        wake_after: WakeAfter | None = None,
+        on_answered: Callable[[Answered], None] = lambda answered: None,
+        on_objection: Callable[[Objection], None] = lambda objection: None,
+        say: Callable[[str, str], None] = lambda line, level: None,
+    ) -> None:
+        """`endpoint`: what stands before `/chat/completions` is its url and prefix. `wake_after`: None when each
+        request wakes. `say` gets a line for the log and its level."""
+        self.purse = purse
+        self._endpoint = endpoint
+        self._upstream = Upstream(endpoint, limits)
+        self._rules = rules
+        self._conductor = conductor
+        self._wake_after = wake_after
+        self._manner = Manner(model, limited=purse.limit is not None)
+        self._circuit = Circuit()
+        self._said = ""
+        self._on_answered = on_answered
+        self._on_objection = on_objection
+        self._say = say
+        self._under_way: set[_Errand] = set()
+        self._all_back = asyncio.Event()
+        self._clock = asyncio.get_running_loop().time
+
+    def __repr__(self) -> str:
+        return f"<Fallback {self._endpoint.url}, {self._circuit!r}, {self.purse!r}, {len(self._under_way)} under way>"
+
+    @property
+    def state(self) -> str:
+        """How it is doing, in one line."""
+        if not self._circuit.is_closed:
+            return f"left alone for now: {self._said}"
+        return self.purse.state or "ok"
+
+    # -- when ----------------------------------------------------------------------------------
+
+    def wanted_for(self) -> str:
+        """Why a request that comes now should be answered elsewhere, before it gets in line; empty: it need not.
+
+        It wakes the GPU, unless WAKE_AFTER wants more of them first. Once for each request.
+        """
+        if WAKING not in self._rules.when or self._conductor.state in SERVING:
+            return ""
+        if self._wake_after is None or self._wake_after.came(self._clock()):
+            self._conductor.wake()
+        if self._conductor.state is State.FAILED:
+            return "start_failed" if "start_failed" in self._rules.when else ""
+        return WAKING
+
+    def case_of(self, code: str) -> str:
+        """Which of the operator's cases this refusal is; empty: none."""
+        case = CASE_OF.get(code, "")
+        return case if case in self._rules.when else ""
+
+    # -- one request ---------------------------------------------------------------------------
+
+    async def answer(self, asked: Asked, why: str) -> bool:
+        """Whether it was answered. False: nothing was said, and it can be held. Raises Refused where its stream broke,
+        or the gateway ends."""
+        objection = self._rules.objection(
+            route=asked.route, forbids=FORBIDS in asked.headers, key_may=asked.key_may
+        ) or await self._try(asked, why)
+        if objection is None:
+            return True
+        if objection != "failed":
+            self._on_objection(objection)
+        return False
+
+    async def _try(self, asked: Asked, why: str) -> Objection | Literal["failed"] | None:
+        """None: it was answered."""
+        for _ in range(2):
+            readable = asked.body.readable
+            out = outgoing(readable, asked.route, asked.body.facts, self._manner) if readable is not None else None
+            if out is None:
+                return "request"
+            if not self._circuit.may(self._clock()):
+                return "paused"
+            reserved = await self._reserve(out)
+            if isinstance(reserved, str):
+                return reserved
+            before = self._manner
+            if await self._go(asked, reserved, why):
+                return None
+            if self._manner is before:
+                break  # else it wants the same in another word, and gets it
+        return "failed"
+
+    async def _reserve(self, out: Outgoing) -> Reserved | Objection:
+        reserved: Reserved | Objection = "spend"
+        try:
+            reserved = await self.purse.reserve(out)
+        finally:
+            if isinstance(reserved, str):
+                self._circuit.left()
+        return reserved
+
+    async def _go(self, asked: Asked, reserved: Reserved, why: str) -> bool:
+        reply, extra = asked.reply, asked.reply.extra
+        reply.extra = (*extra, SERVED_BY)
+        errand = _Errand(asyncio.current_task())
+        self._under_way.add(errand)
+        outcome: Outcome = "left"
+        was_read = True
+        try:
+            await self._upstream.pipe(self._call(asked, reserved.out, errand), reply)
+            outcome = "answered"
+            self._worked()
+            if not errand.has_begun:
+                asked.on_answer()
+        except Unreached as error:
+            outcome, was_read = "unreached", False
+            self._failed(f"it cannot be reached ({error}); FALLBACK_URL says where it is")
+        except Declined as declined:
+            outcome, was_read = "declined", False
+            self._was_declined(declined, asked.route)
+        except Refused as refused:
+            outcome = "broke"
+            self._failed(_words(refused))
+            if errand.has_begun or not reply.may_begin:
+                raise refuse(refused.refusal.code, _words(refused)) from refused
+        except asyncio.CancelledError:
+            if not errand.is_cut or errand.task is None:
+                raise
+            errand.task.uncancel()
+            said = "This gateway is shutting down, and the time for running answers is over."
+            raise refuse("draining", said) from None
+        finally:
+            self._under_way.discard(errand)
+            if not self._under_way:
+                self._all_back.set()
+            if outcome == "left":
+                self._circuit.left()
+            cost = self.purse.settle(reserved, reply.usage, events=reply.events, was_read=was_read)
+            self._on_answered(Answered(outcome, why, reply.usage, cost))
+            if outcome != "answered" and reply.may_begin:
+                reply.extra, reply.usage = extra, None
+        return outcome == "answered"
+
+    def _call(self, asked: Asked, out: Outgoing, errand: _Errand) -> Call:
+        facts, streams = asked.body.facts, asked.reply.streams
+        models = self._conductor.models
+
+        def begun(is_stream: bool) -> None:
+            if is_stream:  # any other answer may still turn out to be none, and its body is needed again
+                errand.has_begun = True
+                asked.on_answer()
+                asked.body.let_go()
+
+        call = Call(
+            "POST",
+            asked.route.removeprefix("/v1"),
+            [
+                ("Content-Type", "application/json"),
+                ("Accept", "text/event-stream" if streams else "application/json"),
+                ("User-Agent", "WakeGate"),
+            ],
+            body=out.chunks,
+            length=out.size,
+            choices=facts.choices,
+            hides_usage=asked.hides_usage,
+        )
+        call.away = Away(facts.model or (models[0] if models else None), begun)
+        return call
+
+    # -- how it is doing -----------------------------------------------------------------------
+
+    def _worked(self) -> None:
+        self._circuit.worked()
+        if self._said:
+            self._said = ""
+            self._say("the fallback answers again", "info")
+
+    def _failed(self, why: str, *, at_least: float = 0) -> None:
+        self._circuit.failed(self._clock(), at_least=at_least)
+        if why != self._said:
+            self._said = why
+            self._say(f"warning: the fallback fails, and callers are held meanwhile: {why}", "warning")
+
+    def _was_declined(self, declined: Declined, route: str) -> None:
+        status = declined.status
+        if status in _WRONG_KEY:
+            what = "the account has no money" if status == 402 else "it refuses the key: FALLBACK_API_KEY"
+            self._failed(f"{what} (status {status})", at_least=_LEFT_ALONE)
+        elif status == 404:
+            said = f"it has no {route}, or no such model: FALLBACK_URL, FALLBACK_MODEL (status 404)"
+            self._failed(said, at_least=_LEFT_ALONE)
+        elif status in _FAULT_OF_ITS_REQUEST:
+            self._circuit.left()
+            name = other_limit_name(declined.body)
+            if name and name != self._manner.limit_name:
+                self._manner = Manner(self._manner.model, self._manner.limited, name)
+        elif status < 300:
+            self._failed("what comes is no answer of an API: FALLBACK_URL", at_least=_LEFT_ALONE)
+        else:
+            self._failed(f"it answers with status {status}", at_least=_seconds(declined.retry_after))
+
+    # -- the end -------------------------------------------------------------------------------
+
+    async def drain(self, within: float) -> None:
+        """Let running answers finish for so many seconds, then cut them."""
+        self._all_back.clear()
+        try:
+            async with asyncio.timeout(within):
+                while self._under_way:
+                    await self._all_back.wait()
+        except TimeoutError:
+            pass  # those that are left are told so
+        for errand in self._under_way:
+            if errand.task is not None and not errand.task.done():
+                errand.is_cut = True
+                errand.task.cancel()
+
+    def close(self) -> None:
+        self._upstream.close()
+
+
+_WORDS: Final = {
+    "backend_lost": "The fallback ended in the middle of this answer.",
+    "backend_stalled": "The fallback stopped sending in the middle of this answer.",
+    "backend_timeout": "The fallback did not answer in time.",
+    "backend_protocol_error": "The fallback's answer was not what an API answers.",
+    "backend_error": "The fallback failed in the middle of this answer.",
+}
+
+
+def _words(refused: Refused) -> str:
+    return _WORDS.get(refused.refusal.code, refused.refusal.message)
+
+
+def _seconds(retry_after: str | None) -> float:
+    """A Retry-After in seconds; 0 for a date, which no such API sends, and for anything odd."""
+    try:
+        return max(0.0, min(3600.0, float(retry_after or 0)))
+    except ValueError:
+        return 0.0
+
+
+def limits_for(limits: Limits) -> Limits:
+    """The same patience as with an engine, but no more than makes sense while a caller could be held."""
+    return Limits(
+        connect=min(limits.connect, CONNECT),
+        first_byte=min(limits.first_byte, FIRST_BYTE),
+        answer=min(limits.answer, ANSWER),
+        gap=limits.gap,
+        heartbeat=limits.heartbeat,
+        size=limits.size,
+    )
