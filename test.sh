@@ -11,4 +11,5 @@ root=$PWD
 source "$root/scripts/setup.sh"
 
 set_up_for_tests
+scripts/install_sdks.sh "$venv/bin/python" || exit 1
 exec "$venv/bin/python" -m pytest "$@"
