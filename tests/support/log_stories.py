@@ -48,9 +48,15 @@ class Load:
         self.longest = 0.0
 
     def mount(self, *options: str) -> None:
-        sh("mount", "--bind", str(self.store), str(self.volume))
+        """With all its options from the first moment: a copy of a mount has them, while one that is changed later could
+        be written in between."""
+        source = self.store
         if options:
-            sh("mount", "-o", ",".join(("remount", "bind", *options)), str(self.volume))
+            source = self.store.with_name("with-options")
+            source.mkdir()
+            sh("mount", "--bind", str(self.store), str(source))
+            sh("mount", "-o", ",".join(("remount", "bind", *options)), str(source))
+        sh("mount", "--bind", str(source), str(self.volume))
 
     def unmount(self) -> None:
         sh("umount", "-l", str(self.volume))
