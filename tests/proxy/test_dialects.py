@@ -64,7 +64,7 @@ def test_each_route_has_its_dialect_and_an_unknown_one_speaks_openai() -> None:
     assert for_route("/v1/messages/count_tokens").name == "anthropic"
 
 
-@pytest.mark.parametrize("dialect", set(DIALECTS.values()), ids=repr)
+@pytest.mark.parametrize("dialect", dict.fromkeys(DIALECTS.values()), ids=repr)
 def test_a_heartbeat_is_one_comment_whatever_its_text(dialect: Dialect) -> None:
     assert dialect.heartbeat("loading 43%") == b": loading 43%\n\n"
     assert dialect.heartbeat("a\n\ndata: {}\r\rb \ud83d") == b": a data: {} b ?\n\n"
