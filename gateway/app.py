@@ -14,7 +14,7 @@ from functools import partial
 
 from aiohttp import web
 
-from gateway import assembly
+from gateway import assembly, gpus
 from gateway.assembly import Ahead, Boot, CannotStart, Ports
 from gateway.conductor import Conductor, Snapshot
 from gateway.conductor import Limits as ConductorLimits
@@ -31,13 +31,14 @@ from gateway.records.boot_log import BootLog, Courier
 from gateway.records.console import Welcome, ready_banner, say, show
 from gateway.records.ended import Ended
 from gateway.records.facts import boot_facts, version
+from gateway.records.gpus import described
 from gateway.records.logs import Logs
 from gateway.records.metrics import Metrics
 from gateway.records.onlookers import Onlookers
 from gateway.records.pulse import Pulse
 from gateway.records.readings import ProcessFacts
 from gateway.records.redact import Redactor
-from gateway.records.starts import StartTimes
+from gateway.records.starts import Kind, StartTimes
 from gateway.records.status import Status, StatusFile
 from gateway.surroundings import Surroundings
 from gateway.telling import Telling
@@ -133,6 +134,7 @@ class Gateway:
         self._status = StatusFile(boot.run_folder, boot.nonce)
         self._written: Status | None = None
         self._starts = StartTimes(settings.data_dir / "state" / "starts.json")
+        self._gpus: gpus.Question | None = None
         self._courier = Courier("start times")
         self._pulse = Pulse(say)
         self._strangers = Rate(STRANGERS, 60)
@@ -178,8 +180,16 @@ class Gateway:
             admission,
             limits=ConductorLimits(stop_within=10.0, drain_reserve=reserve),
             limits_for=self._line_limits if s.max_concurrent_requests is None else None,
+            pasts=lambda what: self._starts.pasts(self._kind_of_start(what)),
             on_change=self._telling.changed,
         )
+
+    def _kind_of_start(self, what: str) -> Kind:
+        """By what earlier starts this one may be judged, as far as it is known yet."""
+        answer = self._gpus.answer if self._gpus is not None else None
+        names = str(answer.result()) if answer is not None and answer.done() and not answer.exception() else ""
+        model = assembly.model_text(self.settings, self._boot) or ""
+        return Kind(model[:200], self.provider.profile.engine, names[:200], "wake" if what == "wake" else "start")
 
     def _line_limits(self, slots: int) -> AdmissionLimits:
         s = self.settings
@@ -276,7 +286,8 @@ class Gateway:
             say(line, "warning" if line.startswith("warning: ") else "info", always=True)
         if self.access.made is not None:
             console.show_once(f"[gateway] The first API key, shown here and now only: {self.access.made}")
-        self.boot_log.look_for_gpus()
+        self._gpus = seen = gpus.Question()
+        self.boot_log.look_for_gpus(lambda: described(ask=seen.answer.result))
 
     async def _answer(self, server: Server, sockets: Sequence[socket.socket], port: int) -> None:
         """Accept at one port; METRICS_PORT never speaks TLS, as Prometheus beside it needs none."""
@@ -421,8 +432,10 @@ class Gateway:
             self._status.write(status)
 
     def _became_ready(self, snapshot: Snapshot, seconds: float) -> None:
-        if self.provider.profile.starts:
-            self._courier(partial(self._starts.add, seconds))  # the volume may hang
+        if self.provider.profile.starts and self.conductor.last_start is not None:
+            what, past = self.conductor.last_start
+            lasted = seconds if what == "start" else None
+            self._courier(partial(self._starts.add, self._kind_of_start(what), past, lasted))  # the volume may hang
         say(f"ready after {seconds:.1f} s")
         if self._welcomed:
             return

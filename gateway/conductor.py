@@ -266,6 +266,9 @@ class Conductor:
         self._loading: Loading | None = None
         self._forecast: Forecast | None = None
         """Of the start or the wake that is under way."""
+        self.last_start: tuple[str, Past] | None = None
+        """What the last one that became ready was ("start" or "wake"), and what may be learned of it."""
+        self._expects = "start"
         self._detail = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: deque[Event] = deque()
@@ -444,6 +447,7 @@ class Conductor:
 
     def _expect(self, kind: str) -> None:
         self._loading = None
+        self._expects = kind
         self._forecast = Forecast(self._loop.time(), self._pasts(kind))
 
     def _grant(self, requests: list[str]) -> None:
@@ -533,6 +537,7 @@ class Conductor:
                     self._learn_names(models)
                 if concurrency and self._limits_for is not None:
                     self._grant(self._admission.change(self._limits_for(concurrency), now=self._loop.time()))
+                self._arrived()
                 self._tell(BecameReady(run.number))
             case Asleep():
                 self._tell(FellAsleep(run.number))
@@ -542,6 +547,8 @@ class Conductor:
 
     def _foresee(self, news: Loading) -> None:
         if self._forecast is not None:
+            if news.phase != self._forecast.phase:
+                self._forecast.learn(self._pasts(self._expects))  # by now it may be known which engine it is
             self._forecast.hear(
                 news.phase,
                 now=self._loop.time(),
@@ -550,6 +557,10 @@ class Conductor:
                 done=news.done,
                 total=news.total,
             )
+
+    def _arrived(self) -> None:
+        if self._forecast is not None and self._lifecycle.state is State.STARTING:
+            self.last_start = self._expects, self._forecast.past(self._loop.time())
 
     def _learn_names(self, models: tuple[str, ...]) -> None:
         self._names = {public_name(name): name for name in models}

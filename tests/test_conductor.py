@@ -16,6 +16,7 @@ from gateway import conductor as conducting
 from gateway.conductor import Conductor, Limits
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
+from gateway.policy.estimate import Past
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Asleep, Gone, Instance, Intent, Journal, Loading, News, ProviderError, Ready
@@ -977,3 +978,71 @@ async def test_the_repr_says_where_it_stands() -> None:
         ticket = ticket_of(on.conductor.admit("r", size=1))
         assert repr(ticket) == "<Ticket r in line>"
         on.conductor.give_back(ticket)
+
+
+# --- how far a start is
+
+
+@in_simulated_time
+async def test_a_start_is_foretold_by_what_others_took() -> None:
+    past = Past({"ordered": 0.0, "booting": 4.0, "loading": 16.0})
+    async with stage(Played(ready_after=None), pasts=lambda kind: [past] if kind == "start" else []) as on:
+        assert on.conductor.expected_wait() == 20.0, "stopped: what a start usually takes"
+        assert on.conductor.snapshot().progress is None
+        on.conductor.wake()
+        await until(lambda: "i1" in on.provider.feeds)
+        on.provider.feeds["i1"].tell(Loading("booting"))
+        await asyncio.sleep(2)
+        assert on.conductor.expected_wait() == pytest.approx(18.0)
+        await asyncio.sleep(2)
+        on.provider.feeds["i1"].tell(Loading("loading", done=1 << 29, total=1 << 30))
+        await asyncio.sleep(0)
+        progress = on.conductor.snapshot().progress
+        assert progress is not None and progress.text() == "loading 60% 0.5/1.0 GiB, about 8 s"
+        on.provider.feeds["i1"].tell(on.provider.ready)
+        await until(lambda: on.state is State.READY)
+        assert on.conductor.expected_wait() == 0.0
+        assert on.conductor.snapshot().progress is None
+        assert on.conductor.last_start is not None
+        kind, learned = on.conductor.last_start
+        assert kind == "start" and learned.phases == pytest.approx({"ordered": 0.0, "booting": 4.0, "loading": 0.0}, abs=0.1)
+
+
+@in_simulated_time
+async def test_a_start_that_failed_is_no_progress_of_the_next() -> None:
+    async with stage(Played(ready_after=None)) as on:
+        on.come("r")
+        await until(lambda: "i1" in on.provider.feeds)
+        on.provider.feeds["i1"].tell(Loading("loading", 0.9))
+        await asyncio.sleep(0)
+        on.provider.end("i1", Gone("It crashed."))
+        await asyncio.sleep(0.1)
+        assert on.state is State.STARTING, "a pause before the next try"
+        assert on.conductor.snapshot().progress is None
+        assert on.conductor.expected_wait() is None
+        await until(lambda: on.provider.called("start") == 2)
+        progress = on.conductor.snapshot().progress
+        assert progress is not None and progress.ratio is None
+        assert on.conductor.last_start is None
+
+
+@in_simulated_time
+async def test_a_wake_is_judged_by_wakes() -> None:
+    pasts = {"start": [Past({"loading": 60.0})], "wake": [Past({"ordered": 3.0})]}
+    async with stage(Played(ready_after=5), pasts=lambda kind: pasts[kind], idle_timeout=60.0, idle_action="sleep") as on:
+        await ready_stage(on)
+        await until(lambda: on.state is State.ASLEEP)
+        assert on.conductor.expected_wait() == 3.0
+
+
+@in_simulated_time
+async def test_what_is_known_of_the_engine_later_counts_from_then_on() -> None:
+    """Which engine it is, is known once the model's files were looked at."""
+    known: list[Past] = [Past({"booting": 1.0})]
+    async with stage(Played(ready_after=None), pasts=lambda kind: tuple(known)) as on:
+        on.conductor.wake()
+        await until(lambda: "i1" in on.provider.feeds)
+        known[:] = [Past({"booting": 100.0})]
+        on.provider.feeds["i1"].tell(Loading("booting"))
+        await asyncio.sleep(0)
+        assert on.conductor.expected_wait() == pytest.approx(100.0)

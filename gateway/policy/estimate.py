@@ -119,6 +119,11 @@ class Forecast:
         self._entered = self.began
         self._usual = usual(self.pasts)
 
+    def learn(self, pasts: Sequence[Past]) -> None:
+        """Go by these earlier ones from now on."""
+        if pasts != self.pasts:
+            self.pasts, self._usual = pasts, usual(pasts)
+
     def hear(
         self,
         phase: str,

@@ -6,7 +6,7 @@ It keeps books of its own: what exists, what was called and when, and what must 
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from gateway.conductor import Conductor, Limits, Ticket
 from gateway.errors import Refusal, Refused
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
+from gateway.policy.estimate import Past
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import (
@@ -204,6 +205,7 @@ async def stage(
     drain_reserve: float = 5.0,
     adopt: bool = True,
     journal: Journal | None = None,
+    pasts: Callable[[str], Sequence[Past]] = lambda kind: (),
     on_change: Callable[[Conductor], None] = lambda conductor: None,
     **settings: Any,
 ) -> AsyncIterator[Stage]:
@@ -223,6 +225,7 @@ async def stage(
             limits=Limits(stop_within=stop_within, drain_reserve=drain_reserve),
             limits_for=(lambda n: replace(line, concurrency=n)) if adopt else None,
             journal=journal,
+            pasts=pasts,
             on_change=on_change,
         ),
         played,
