@@ -53,12 +53,11 @@ from gateway.providers.probe import Sight, look, private_session, settle
 if TYPE_CHECKING:  # imported when the engine's process runs already
     import aiohttp
 
-    from gateway.providers.local.warmup import Warmup
     from gateway.providers.local.measures import Measures
     from gateway.providers.local.progress import Reading
-
     from gateway.providers.local.sleeping import Sleeper
     from gateway.providers.local.warmup import Warmup
+
 log = logging.getLogger(__name__)
 
 FIRST_LOOK, LAST_LOOK = 0.01, 0.1
@@ -103,8 +102,8 @@ def find_installed() -> Installed:
         llama_cpp=importlib.util.find_spec("llama_cpp") is not None,
         llama_server=shutil.which("llama-server"),
         vllm=shutil.which("vllm"),
-    )
         cuda=gpus.library_is_there() and any(Path("/dev").glob("nvidia[0-9]*")),
+    )
 
 
 @dataclass(slots=True)
@@ -132,9 +131,9 @@ class Run:
     reading: "Reading | None" = None
     """How far the engine is, by its lines and by what is measured of it."""
     measures: "Measures | None" = None
-    life: "asyncio.Task[None] | None" = None
     sleeper: "Sleeper | None" = None
     """Puts it to sleep; None: this engine cannot."""
+    life: "asyncio.Task[None] | None" = None
     examination: "asyncio.Future[Gone | None] | None" = None
     """Of the model's files, after an engine has called them damaged: there is nothing to stop but this."""
 
@@ -193,9 +192,9 @@ class LocalProvider:
         now: Callable[[], float] = time.time,
         python: str = sys.executable,
         watch_every: float = WATCH_EVERY,
+        free: Callable[[], int | None] = free_memory,
     ) -> None:
         self._spec = spec
-        free: Callable[[], int | None] = free_memory,
         self._resolve = resolve
         self._examine = examine
         self._run_folder = run_folder
@@ -212,18 +211,18 @@ class LocalProvider:
         self._now = now
         self._python = python
         self._watch_every = watch_every
+        self._free = free
         self._runs: dict[str, Run] = {}
         self._ahead: Run | None = None
         """The one that was begun before it was ordered."""
-        self._free = free
         self._door = commands.door(spec, spec.engine)
         self._profile = self._first_profile()
         self._command_line: tuple[str, ...] = ()
+        self._sleepless = False
+        """Whether the engine said that it cannot sleep on this machine."""
 
     def __repr__(self) -> str:
         return f"<LocalProvider {self._spec.engine or 'engine by model'} runs={list(self._runs.values())}>"
-        self._sleepless = False
-        """Whether the engine said that it cannot sleep on this machine."""
 
     @property
     def command_line(self) -> tuple[str, ...]:
@@ -281,6 +280,9 @@ class LocalProvider:
             yield news
 
     async def rest(self, instance: Instance) -> None:
+        await self._sleeper(instance).rest()
+
+    async def wake(self, instance: Instance) -> None:
         await self._sleeper(instance).wake()
 
     def _sleeper(self, instance: Instance) -> "Sleeper":
@@ -288,9 +290,6 @@ class LocalProvider:
         if run is None or run.sleeper is None:
             raise ProviderError("This engine cannot sleep.", lasting=True)
         return run.sleeper
-
-    async def wake(self, instance: Instance) -> None:
-        await self._sleeper(instance).rest()
 
     async def stop(self, instance: Instance, *, within: float) -> None:
         """End it and see it gone. A caller who leaves here leaves a stop that goes on."""
@@ -425,11 +424,11 @@ class LocalProvider:
         loop = asyncio.get_running_loop()
         installed = await loop.run_in_executor(self._executor, self._installed)
         run.caches = await loop.run_in_executor(self._executor, self._caches)
+        if self._sleepless:
+            installed = replace(installed, cuda=False)
         engine_name = commands.choose(self._spec, model.format if model else None, installed)
         known = commands.traits(self._spec, engine_name)
         self._profile = self._profile_of(engine_name)
-        if self._sleepless:
-            installed = replace(installed, cuda=False)
         if model is not None and not self._profile.models:
             self._profile = replace(self._profile, models=(model.name,))
         with NewsPipe() as pipe:
@@ -496,13 +495,10 @@ class LocalProvider:
         )
         pipe.handed_over()
         run.launched.set()
+        self._prepare_sleep(run, name, model, installed)
         self._measure(run, engine, name, model, env.get("CUDA_VISIBLE_DEVICES"))
         return engine
 
-        self._prepare_sleep(run, name, model, installed)
-    @staticmethod
-    def _measure(
-        run: Run, engine: GuardedEngine, name: EngineName, model: FoundModel | None, visible: str | None
     def _prepare_sleep(self, run: Run, name: EngineName, model: FoundModel | None, installed: Installed) -> None:
         """Whether it was started so that it can sleep, and who will tell it to."""
         insists = self._spec.idle_action == "sleep"
@@ -522,6 +518,9 @@ class LocalProvider:
         )
         self._profile = replace(self._profile, can_rest=True)
 
+    @staticmethod
+    def _measure(
+        run: Run, engine: GuardedEngine, name: EngineName, model: FoundModel | None, visible: str | None
     ) -> None:
         from gateway.providers.local.measures import Measures
         from gateway.providers.local.progress import Reading
@@ -551,12 +550,12 @@ class LocalProvider:
                 run.measures.close()
             await settle(session)
         pipe.read_now()
-        return how_it_ended(
-            engine.exited.result(),
-            pipe.failure,
         if run.sleeper is not None and not run.served and run.sleeper.is_refused(engine.exited.result().tail):
             self._sleepless = True
             return Gone("The engine cannot sleep on this machine, and is started again without.")
+        return how_it_ended(
+            engine.exited.result(),
+            pipe.failure,
             run.served,
             run.complaints,
             ran_out=ran_out(run.oom_kills, oom_kills()),
@@ -575,6 +574,8 @@ class LocalProvider:
         sick = 0
         while True:
             await asyncio.sleep(self._watch_every)
+            if run.sleeper is not None:
+                await run.sleeper.notice(session)
             if health is None:
                 continue  # there is nothing that could be asked without disturbing it; its process is watched anyway
             sight = await look(session, endpoint, health, within=LOOK_WITHIN)
@@ -582,8 +583,6 @@ class LocalProvider:
             sick = sick + 1 if dead else 0
             if sick >= SICK_LOOKS:
                 return Gone("The engine's process lives, but it does not serve any more.", detail=f"{health}: {sight}")
-            if run.sleeper is not None:
-                await run.sleeper.notice(session)
 
     async def _until_ready(
         self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: "aiohttp.ClientSession"
