@@ -36,6 +36,8 @@ def words(heard: Heard) -> str:
         status = CATALOGUE[heard.refused].status
         sent_back = f"{status} `{heard.refused}`" + ("" if heard.tries == 2 else f", {NUMBERS[heard.tries - 1]} times")
         return f"{sent_back}; the {ORDINALS[heard.tries]} try has the answer"
+    if heard.elsewhere:
+        return "the answer of `FALLBACK_URL`, at once"
     if heard.shown:
         return "how far it is, as reasoning; then the answer"
     return "comments, then the answer" if heard.held else "the answer"

@@ -31,10 +31,16 @@ class Heard:
     """Whether it was told how far the start is, as reasoning."""
     at_engine: bool = True
     """Whether the engine was asked, exactly once; else never."""
+    elsewhere: bool = False
+    """Whether somebody else gave the answer."""
 
 
 def answered(tries: int = 1, refused: str = "", *, held: bool = False, shown: bool = False) -> Heard:
     return Heard(tries, refused, held=held, shown=shown)
+
+
+def answered_elsewhere() -> Heard:
+    return Heard(at_engine=False, elsewhere=True)
 
 
 def refused(status: int, code: str, tries: int = 1) -> Heard:
@@ -71,6 +77,7 @@ TABLE = (
     Row("beyond-300", "takes longer than 300 s", answered(3, "loading"), answered(held=True)),
     Row("beyond-tries", "takes longer than all three tries", refused(503, "loading", 3), answered(held=True)),
     Row("reject", "is stopped, with `COLD_START=reject`", answered(2, "loading"), answered(2, "loading")),
+    Row("fallback", "is stopped, with `COLD_START=fallback`", answered_elsewhere(), answered_elsewhere()),
     Row("prefer", "takes longer than `Prefer: wait=N`", answered(2, "loading"), answered(2, "loading")),
     Row("shown", "is ready after 3 s, with `LOADING_TEXT=reasoning`", answered(), answered(held=True, shown=True)),
     Row("fails-early", "fails to start, within `HOLD_GRACE`", *(refused(503, "start_failed"),) * 2, ALL),

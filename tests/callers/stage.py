@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.providers.base import Gone, Ready
+from gateway.proxy.upstream import Limits
 from gateway.web.door import Visit
 from tests.callers.expected import SDKS, TABLE, Dialect, Row
 from tests.support.house import STREAM_HEAD, House, Received, answer, chunked, event, house
+from tests.support.paid_api import two_houses
 
 HERE = Path(__file__).parent
 ENOUGH = 90.0
@@ -241,9 +243,11 @@ class Scene:
     ready_after: int = 0
     """Refusals; in the step of the last one the model is ready."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    opens: Callable[..., "contextlib.AbstractAsyncContextManager[Any]"] = house
 
 
 PATIENT: Mapping[str, Any] = {"grace": 0.01, "heartbeat": 0.015, "hold_max": ENOUGH}
+PAID = Limits(connect=ENOUGH, first_byte=ENOUGH, answer=ENOUGH, gap=ENOUGH, heartbeat=ENOUGH)
 HURRIED = PATIENT | {"hold_max": 0.28}
 UNCOMMITTED = PATIENT | {"grace": ENOUGH}
 
@@ -255,6 +259,7 @@ SCENES: Mapping[str, Scene] = {
     "beyond-300": Scene(meanwhile=ready_when_held_as_long, sizes=HURRIED, ready_after=2),
     "beyond-tries": Scene(meanwhile=ready_when_held_as_long, sizes=HURRIED, ready_after=3),
     "reject": Scene(sizes=PATIENT | {"rejects": True}, ready_after=1),
+    "fallback": Scene(sizes={"limits": PAID}, opens=two_houses),
     "prefer": Scene(sizes=UNCOMMITTED, ready_after=1, headers={"Prefer": "wait=1"}),
     "shown": Scene(meanwhile=ready_when_held, sizes=PATIENT | {"shows_loading": True}),
     "fails-early": Scene(meanwhile=fail_at_once, sizes=UNCOMMITTED),
@@ -300,8 +305,10 @@ def calls_of(sdk: str) -> list[tuple[Row, Dialect, bool]]:
 async def staged(row: Row, dialect: Dialect, streamed: bool) -> AsyncIterator[Act]:
     """A gateway in this row's phase, and what happens to it."""
     scene = SCENES[row.phase]
-    sizes = {"script": say_hello, "ready_at_once": False} | dict(scene.sizes)
-    async with house(**sizes) as front:
+    sizes = {"script": say_hello, "usual_start": 300.0} | dict(scene.sizes)
+    if scene.opens is house:
+        sizes = {"ready_at_once": False} | sizes
+    async with scene.opens(**sizes) as front:
         act = Act(row, dialect, streamed, front)
         front.visits.on_end = act.look
         await scene.before(act)

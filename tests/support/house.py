@@ -19,6 +19,7 @@ from gateway.conductor import Conductor
 from gateway.conductor import Limits as ConductorLimits
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
+from gateway.policy.estimate import Past
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Endpoint, Gone, Instance, Intent, Journal, News, Profile, Provider, Ready
@@ -345,6 +346,8 @@ class Sizes:
     gate: Callable[[], Gate] | None = None
     short_of_memory: bool = False
     retry_first: float = 0.1
+    usual_start: float | None = None
+    """What starts took so far on this volume."""
     max_seconds: float | None = None
     """MAX_REQUEST_SECONDS."""
     response_size: int | None = None
@@ -388,6 +391,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         admission,
         limits=ConductorLimits(stop_within=sizes.stop_within, drain_reserve=0.5),
         limits_for=(lambda n: replace(admission.limits, concurrency=n)) if sizes.adopt_slots else None,
+        pasts=lambda kind: [] if sizes.usual_start is None else [Past({"loading": sizes.usual_start})],
     )
     metrics = Metrics()
     limits = UpstreamLimits(
