@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.providers.base import Gone
+from gateway.providers.local.exits import Exit
 from gateway.providers.local.reasons import CAUSES, WHILE_SERVING, Complaints, Reason, Worth
 
 LESS_MEMORY = CAUSES["memory"].do
@@ -20,17 +21,6 @@ SHELLS_SIGNALS = {
     for number in (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV)
 }
 """As a shell, or `docker run`, passes on that what it ran was killed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How the engine's first process ended. `code` is minus the signal, as subprocess has it."""
-
-    code: int
-    tail: tuple[str, ...] = ()
-    """Its last lines of output."""
-    lost_guard: bool = False
-    """The guard was killed: nobody knows how the engine ended, only that it did."""
 
 
 def not_started(number: int) -> Gone:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.providers.local import guard
-from gateway.providers.local.endings import Exit
+from gateway.providers.local.exits import Exit
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,6 @@ from gateway.providers.feed import Feed
 from gateway.providers.local import commands, guard
 from gateway.providers.local.commands import CommandError, EngineName, EngineSpec, Installed, Launch, Place, Traits
 from gateway.providers.local.compile_caches import added
-from gateway.providers.local.endings import calls_files_damaged, how_it_ended, not_carried_out, not_started
 from gateway.providers.local.environment import engine_environment
 from gateway.providers.local.free_memory import free_memory
 from gateway.providers.local.guarded import SWEEP_PATIENCE, GuardedEngine, Spawn, living, spawn_guard
@@ -47,7 +46,6 @@ from gateway.providers.local.knocking import until_listening
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.news_pipe import NewsPipe
 from gateway.providers.local.oom_kills import oom_kills, ran_out
-from gateway.providers.local.reasons import Complaints
 from gateway.providers.probe import Sight, look, private_session, settle
 
 if TYPE_CHECKING:  # imported when the engine's process runs already
@@ -55,6 +53,7 @@ if TYPE_CHECKING:  # imported when the engine's process runs already
 
     from gateway.providers.local.measures import Measures
     from gateway.providers.local.progress import Reading
+    from gateway.providers.local.reasons import Complaints
     from gateway.providers.local.sleeping import Sleeper
     from gateway.providers.local.warmup import Warmup
 
@@ -117,7 +116,7 @@ class Run:
     folder: Path
     feed: Feed = field(default_factory=Feed)
     engine: GuardedEngine | None = None
-    complaints: Complaints = field(default_factory=Complaints)
+    complaints: "Complaints | None" = None
     oom_kills: int | None = None
     """The kernel's count when the engine was started."""
     caches: Mapping[str, str] = field(default_factory=dict)
@@ -142,7 +141,8 @@ class Run:
 
     def hear(self, pipe: NewsPipe, line: str) -> None:
         """A line that the engine printed while it was not ready."""
-        self.complaints.hear(line)
+        if self.complaints is not None:
+            self.complaints.hear(line)
         if self.reading is not None:
             served = self.reading.serves
             self.reading.hear(line)
@@ -409,6 +409,8 @@ class LocalProvider:
         except CommandError as error:
             gone = Gone("The engine's settings cannot be carried out.", lasting=True, detail=str(error))
         except OSError as error:
+            from gateway.providers.local.endings import not_carried_out
+
             gone = not_carried_out(error)
         except Exception:
             log.exception("The start of engine %s failed for a reason that nobody thought of.", run.cookie)
@@ -449,7 +451,9 @@ class LocalProvider:
         away, and another try is worth it."""
         if self._examine is None or model is None or run.served or run.stopping:
             return gone
-        if not calls_files_damaged(engine.exited.result(), run.complaints):
+        from gateway.providers.local.endings import calls_files_damaged
+
+        if run.complaints is None or not calls_files_damaged(engine.exited.result(), run.complaints):
             return gone
         run.examination = asyncio.ensure_future(self._examine(model, run.feed.tell))
         try:
@@ -470,7 +474,6 @@ class LocalProvider:
         place = replace(run.place, news_fd=pipe.write_end if tells else -1)
         launch: Launch = commands.build(spec, name, place, str(model.path) if model else None, installed)
         self._command_line = launch.argv
-        run.complaints = Complaints(commands.context_asked(spec, name))
         run.oom_kills = oom_kills()
         env = engine_environment(
             self._environment,
@@ -495,6 +498,9 @@ class LocalProvider:
         )
         pipe.handed_over()
         run.launched.set()
+        from gateway.providers.local.reasons import Complaints
+
+        run.complaints = Complaints(commands.context_asked(spec, name))
         self._prepare_sleep(run, name, model, installed)
         self._measure(run, engine, name, model, env.get("CUDA_VISIBLE_DEVICES"))
         return engine
@@ -530,6 +536,8 @@ class LocalProvider:
         run.measures.follow(engine.guard_pid)
 
     async def _watch_engine(self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe) -> Gone:
+        from gateway.providers.local.endings import how_it_ended, not_started
+
         started = await asyncio.shield(engine.started)
         if started.error:
             return not_started(started.error)

@@ -7,12 +7,12 @@ import pytest
 from gateway.providers.base import Gone
 from gateway.providers.local.endings import (
     LESS_MEMORY,
-    Exit,
     calls_files_damaged,
     how_it_ended,
     not_carried_out,
     not_started,
 )
+from gateway.providers.local.exits import Exit
 from gateway.providers.local.reasons import CAUSES, Complaints
 
 LESS = f"{LESS_MEMORY}."
