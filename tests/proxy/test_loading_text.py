@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
@@ -153,6 +153,7 @@ def test_what_is_no_chunk_stays_as_it_is(event: str) -> None:
     assert joined(event) == event
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_of_an_engine_break_it(data: bytes) -> None:
     text = loading_text("waking")
@@ -265,6 +266,7 @@ def way_into(heard: Heard, *, choices: int = 1, hides_usage: bool = False) -> Ev
     return stream_into(connection, cast(Reply, heard), choices=choices, hides_usage=hides_usage)
 
 
+@settings(deadline=None)
 @given(
     name=st.sampled_from(sorted(STREAMS)),
     spaced=st.booleans(),
@@ -323,7 +325,8 @@ async def test_the_count_of_tokens_that_only_the_gateway_asked_for_stays_hidden(
 
 
 async def test_an_event_that_the_engine_left_without_an_empty_line_is_joined_too() -> None:
-    for said in (STREAMS["llama-server"], STREAMS["a long event first"]):
+    long = {"id": "b", "choices": [_first({"content": LONG}) | {"finish_reason": "stop"}]}
+    for said in (STREAMS["llama-server"], [long]):
         heard = Heard(loading_text("waking"))
         way = way_into(heard)
         way.take(as_stream(said, done=False).rstrip(b"\n"), None)
