@@ -1,4 +1,4 @@
-"""What an SDK for Python hears: all calls at once, each by a client as people make it, told as JSON.
+"""What an SDK for Python hears: all calls at once, by a client as people make it, told as JSON.
 
     python -I -S sdk_python.py FOLDER < calls.json
 
@@ -86,21 +86,19 @@ class Told(Exception):
         self.code = code
 
 
-async def call(asked):
+async def call(client, asked):
     waits.set([])
     thought.set([])
     heard = []
     said = {"id": asked["id"], "waits": waits.get()}
-    kind = sdk.AsyncOpenAI if hasattr(sdk, "AsyncOpenAI") else sdk.AsyncAnthropic
-    base = asked["url"] if kind.__name__ == "AsyncAnthropic" else asked["url"] + "/v1"
-    async with kind(base_url=base, api_key=KEY) as client:
-        try:
-            await globals()[asked["dialect"]](client, asked["stream"], asked.get("headers"), heard)
-        except Exception as error:  # whatever it raises is what its caller hears
-            status = getattr(error, "status_code", None)
-            said |= {"error": type(error).__name__, "message": str(error)}
-            said["status"] = None if status == 200 else status  # Anthropic's: of an error in a stream
-            said["code"] = getattr(error, "code", None) or code_in(getattr(error, "body", None))
+    base = asked["url"] if sdk.__name__ == "anthropic" else asked["url"] + "/v1"
+    try:
+        await globals()[asked["dialect"]](client.copy(base_url=base), asked["stream"], asked.get("headers"), heard)
+    except Exception as error:  # whatever it raises is what its caller hears
+        status = getattr(error, "status_code", None)
+        said |= {"error": type(error).__name__, "message": str(error)}
+        said["status"] = None if status == 200 else status  # Anthropic's: of an error in a stream
+        said["code"] = getattr(error, "code", None) or code_in(getattr(error, "body", None))
     return said | {"text": "".join(heard), "thought": "".join(thought.get())}
 
 
@@ -112,7 +110,10 @@ def code_in(body):
 
 
 async def main():
-    print(json.dumps(await asyncio.gather(*map(call, json.load(sys.stdin)))))
+    # Made for each call, they would make TLS ready for each; copies share what one is made of.
+    kind = sdk.AsyncAnthropic if sdk.__name__ == "anthropic" else sdk.AsyncOpenAI
+    async with kind(api_key=KEY) as client:
+        print(json.dumps(await asyncio.gather(*(call(client, asked) for asked in json.load(sys.stdin)))))
 
 
 asyncio.run(main())
