@@ -97,7 +97,7 @@ def admit_everybody(conductor: Conductor) -> None:
         return granted(request, instance)
 
     def granted(request: str, instance: Any) -> Ticket:
-        return Ticket(conductor, request, instance, None)
+        return Ticket(conductor, request, instance, None, 0.0)
 
     stand_in(conductor, "admit", at_once)
 

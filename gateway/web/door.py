@@ -54,6 +54,8 @@ COME_BACK_IN = 15.0
 """Seconds, where nobody knows how long it will take."""
 COMES_BACK_WITHIN = 45.0
 """Seconds beyond its Retry-After for which a place is kept."""
+SHOWN_EVERY = 5.0
+"""Seconds after which somebody who looks at a chat page sees how far it is now."""
 PLACES_KEPT = 1024
 NAMED_BY = 1024 * 1024
 """Bytes of a body, with its length, that tell it from another of the same key."""
@@ -291,7 +293,7 @@ class Door:
                 else:
                     asked = self._asked(request, route, key, body, reply, visit)
                     deliver = partial(self._deliver, request, call, body, reply, visit, arrived, since)
-                    await self._deliver_here_or_there(self._fallback, asked, deliver, visit)
+                    await self._deliver_here_or_there(self._fallback, asked, deliver, visit, grant)
             except ComeBack as error:
                 told = error
                 raise
@@ -383,12 +385,15 @@ class Door:
         )
 
     async def _deliver_here_or_there(
-        self, fallback: Fallback, asked: Asked, deliver: Callable[[], Awaitable[None]], visit: Visit
+        self, fallback: Fallback, asked: Asked, deliver: Callable[[], Awaitable[None]], visit: Visit, grant: Grant
     ) -> None:
         """Somebody else answers while nothing is ready, and where the operator wants that rather than a refusal."""
         why = fallback.wanted_for()
-        if why and await fallback.answer(asked, why):
-            return
+        if why:
+            self._gate.leave_engine(grant)
+            if await fallback.answer(asked, why):
+                return
+            self._gate.need_engine(grant)
         try:
             await deliver()
         except Refused as refused:
@@ -527,6 +532,7 @@ class Door:
         """Wait for this request's turn: a stream in company, anything else silently and not for longer than it can."""
         now = self._clock()
         beat = now + self._patience.grace if reply.streams else inf
+        pause = self._patience.heartbeat if reply.loading_text is None else min(self._patience.heartbeat, SHOWN_EVERY)
         deadline = inf if patience is None else arrived + patience
         if self._patience.rejects and self._conductor.state not in SERVING:
             deadline = now
@@ -536,7 +542,7 @@ class Door:
                     raise self._not_yet(ticket, self._clock() - arrived)
                 await reply.heartbeat(self._company())
                 now = self._clock()
-                beat = now + self._patience.heartbeat
+                beat = now + pause
         except BaseException:  # whoever left or was sent back has waited, too
             self._note_wait(reply, arrived)
             raise

@@ -146,6 +146,14 @@ class Gate:
         """Leave for one who was told to come back, and is there again with the same request. Raises Refused."""
         return self._quotas.go_on(grant, key, self._clock(), time.time())
 
+    def leave_engine(self, grant: Grant) -> None:
+        """Somebody else is asked for its answer. Then `need_engine`, unless that one gives it."""
+        grant.leave_engine(self._clock())
+
+    def need_engine(self, grant: Grant) -> None:
+        """It waits for the engine after all."""
+        grant.need_engine(self._clock(), time.time())
+
     def rest(self, grant: Grant) -> None:
         """Its caller is told to come back. Then `go_on`, or `forget`."""
         grant.rest(self._clock())

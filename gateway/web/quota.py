@@ -54,6 +54,12 @@ class Grant:
         """Its caller was told to come back: what it took stays taken, but it is not one of those at once meanwhile.
         Then either `Quotas.go_on`, or `close` when nobody came."""
 
+    def leave_engine(self, now: float) -> None:
+        """Somebody else is asked for the answer: it has no share of what the engine costs from now on."""
+
+    def need_engine(self, now: float, wall: float) -> None:
+        """It waits for the engine after all."""
+
 
 FREE: Final = Grant()
 
@@ -96,7 +102,7 @@ def _adopted(rate: Rate | None, limit: int | None, now: int) -> Rate | None:
 class _Held(Grant):
     """What a request of a key with limits holds, or one whose share of the price is counted."""
 
-    __slots__ = ("_account", "_name", "_open", "_requests", "_rests", "_spending", "_tokens", "headers")
+    __slots__ = ("_account", "_is_away", "_name", "_open", "_requests", "_rests", "_spending", "_tokens", "headers")
 
     def __init__(self, name: str, account: _Account | None, spending: Spending | None) -> None:
         self._name, self._account, self._spending = name, account, spending
@@ -104,6 +110,7 @@ class _Held(Grant):
         self._tokens: tuple[Rate, Taken] | None = None
         self._open = True
         self._rests = False
+        self._is_away = False
         self.headers: Headers = ()
 
     def __repr__(self) -> str:
@@ -139,8 +146,17 @@ class _Held(Grant):
         self._rests = True
         if self._account is not None:
             self._account.at_once -= 1
-        if self._spending is not None:
+        self.leave_engine(now)
+
+    def leave_engine(self, now: float) -> None:
+        if self._spending is not None and not self._is_away:
+            self._is_away = True
             self._spending.ended(self._name, now)
+
+    def need_engine(self, now: float, wall: float) -> None:
+        if self._spending is not None and self._is_away:
+            self._is_away = False
+            self._spending.began(self._name, now, wall)
 
     def go_on(self, key: Key, now: float, wall: float) -> None:
         """Its caller came back. Raises Refused when as many of the key's are under way as may be."""
@@ -150,8 +166,7 @@ class _Held(Grant):
                 raise _too_many(account, [_all_at_once(key.max_concurrent)], _tick(now))
             account.at_once += 1
             self.headers = account.headers(_tick(now))
-        if self._spending is not None:
-            self._spending.began(self._name, now, wall)
+        self.need_engine(now, wall)
         self._rests = False
 
 
