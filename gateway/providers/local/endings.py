@@ -114,7 +114,7 @@ def _killed(seen: Witness) -> Verdict | None:
         return f"The engine's guard was killed {when}, and the engine ended with it.", False
     if seen.ran_out and seen.code == -signal.SIGKILL:
         return f"The engine was killed {when}, because memory ran out: {LESS_MEMORY}.", False
-    if seen.ran_out and seen.code != 0 and _might_be_memory(seen.reason):
+    if seen.ran_out and _might_be_memory(seen):
         return f"A part of the engine was killed {when}, because memory ran out: {LESS_MEMORY}.", False
     if seen.exit.code == -signal.SIGKILL and seen.ran_out is False:
         return f"The engine was killed by signal 9 {when}, and not for memory: somebody on this machine did it.", False
@@ -160,5 +160,9 @@ def _root(reason: Reason | None, exit: Exit) -> str:
     return "" if reason is None or any(reason.line in line for line in exit.tail) else reason.line
 
 
-def _might_be_memory(reason: Reason | None) -> bool:
-    return reason is None or reason.worth <= Worth.HINT or reason.cause in ("killed", "memory")
+def _might_be_memory(seen: Witness) -> bool:
+    """A part of it may have been what was killed. vLLM ends with 0 when its core process dies."""
+    reason = seen.reason
+    if reason is not None and reason.worth > Worth.HINT:
+        return reason.cause in ("killed", "core_died", "memory")
+    return seen.code != 0

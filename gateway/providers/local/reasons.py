@@ -80,6 +80,11 @@ CAUSES: Mapping[str, Cause] = {
         "choose a smaller quantization, set MAX_MODEL_LEN (CTX_SIZE) lower, or give the machine more memory",
         lasting=False,
     ),
+    "core_died": Cause(
+        "A process of vLLM died, and the rest ended with it",
+        "where its log says nothing more, memory ran out: set MAX_MODEL_LEN or GPU_MEMORY_UTILIZATION lower",
+        lasting=False,
+    ),
     "shared_memory": Cause(
         "Shared memory (/dev/shm) is too small for this engine",
         "start the container with more of it (docker run --shm-size=8g), or set ENGINE_ARGS to one GPU",
@@ -297,13 +302,18 @@ SIGNS: tuple[Sign, ...] = (
     _sign("argument_value", "validation error for", "config", worth=GENERAL),
     _sign("combination", "is not supported on current platform"),
     _sign("killed", "failed core proc(s)", ": -9", worth=GENERAL),
-    _sign("killed", "workerproc", "died unexpectedly", worth=HINT),
+    _sign("killed", "worker proc", "died unexpectedly", "exit code: -9", worth=GENERAL),
+    _sign("core_died", "enginedeaderror", worth=GENERAL),
     _sign("compiler", "failed to find c compiler"),
     _sign("compiler", "python.h: no such file or directory"),
     _sign("compiler", "could not find nvcc", worth=GENERAL),
     _sign("corrupt", "error while deserializing header"),
     _sign("corrupt", "safetensorerror", worth=GENERAL),
+    _sign("corrupt", "the size of tensor", "must match the size of tensor", worth=GENERAL),
+    _sign("corrupt", "size mismatch for", worth=GENERAL),
+    _sign("corrupt", "is not a valid json file"),
     _sign("not_a_model", "invalid repository id or local directory specified"),
+    _sign("files_missing", "repo id must be in the form"),
     _sign("not_a_model", "does not appear to have a file named config.json"),
     _sign("not_a_model", "cannot find any model weights"),
     # -- llama.cpp
@@ -404,8 +414,8 @@ FOREIGN_SHARE = 0.2
 
 WHILE_SERVING = frozenset(
     {
-        "gpu_memory", "gpu_memory_vllm", "gpu_memory_left", "gpu_trouble", "memory", "killed", "shared_memory",
-        "disk_full", "processes",
+        "gpu_memory", "gpu_memory_vllm", "gpu_memory_left", "gpu_trouble", "memory", "killed", "core_died",
+        "shared_memory", "disk_full", "processes",
     }
 )  # fmt: skip
 """What may also end an engine that served. Nothing else is believed then: its output may hold what callers wrote."""

@@ -100,6 +100,7 @@ def test_only_what_a_retry_could_mend_is_retried(number: int, lasting: bool) -> 
         (137, (), "The engine"),
         (1, ("Failed core proc(s): {'EngineCore_DP0': -9}",), "A part of the engine"),
         (1, (), "A part of the engine"),
+        (0, ("vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.",), "A part of the engine"),
     ],
 )
 def test_what_the_kernel_killed_for_memory_is_told_for_sure(code: int, tail: tuple[str, ...], who: str) -> None:
@@ -118,6 +119,10 @@ def test_what_somebody_else_killed_was_not_killed_for_memory() -> None:
 def test_another_groups_count_says_nothing_of_an_engine_behind_a_program() -> None:
     """`docker run` passes on 137; its engine is in a group of its own, which is not the one that was counted."""
     assert "probably because memory ran out" in how_it_ended(Exit(137), None, True, ran_out=False).reason
+
+
+def test_an_engine_that_ends_well_was_not_killed() -> None:
+    assert "exit code 0" in how_it_ended(Exit(0), None, True, ran_out=True).reason
 
 
 def test_a_kill_elsewhere_does_not_hide_what_the_engine_said() -> None:

@@ -35,9 +35,21 @@ RECORDED = {
     "llama-server-unknown-argument": "arguments",
     "llama-server-wrong-architecture": "architecture",
     "vllm-bad-value": "argument_value",
+    "vllm-broken-config": "corrupt",
+    "vllm-cut-weights": "corrupt",
+    "vllm-empty-folder": "not_a_model",
+    "vllm-kv-cannot-fit": "context",
     "vllm-longer-than-model": "context_beyond_model",
     "vllm-no-room-for-cache": "cache_size",
+    "vllm-no-sleep-mode": "combination",
+    "vllm-no-such-folder": "files_missing",
+    "vllm-no-tokenizer": "tokenizer",
+    "vllm-no-weights": "not_a_model",
+    "vllm-port-taken": "address",
+    "vllm-unknown-model-type": "architecture",
     "vllm-unknown-argument": "arguments",
+    "vllm-unsupported-architecture": "architecture",
+    "vllm-wrong-shape": "corrupt",
 }
 """Real ones, by file; what the file's first line says of it."""
 
@@ -210,10 +222,19 @@ def test_a_real_failure_is_recognised(name: str, cause: str) -> None:
     assert reason is not None and (reason.cause, reason.worth >= Worth.GENERAL) == (cause, True)
 
 
+def test_every_recorded_failure_has_its_reason_here() -> None:
+    says = {path.stem: path.open(encoding="utf-8", errors="replace").readline() for path in LOGS.glob("*.txt")}
+    assert {name for name, first in says.items() if " fails: " in first} == set(RECORDED) - {
+        "llama-server-bad-template"
+    }
+
+
 @pytest.mark.parametrize("path", sorted(LOGS.glob("*-good*.txt")), ids=lambda path: path.stem)
 def test_a_good_start_complains_of_nothing(path: Path) -> None:
-    """Whatever ends such an engine later, its warnings are no reason."""
-    assert told(*recorded(path.stem)) is None
+    """Whatever ends such an engine later, its warnings are no reason. (vLLM may call its core dead when it is told to
+    end.)"""
+    reason = told(*recorded(path.stem))
+    assert reason is None or reason.cause == "core_died"
 
 
 @pytest.mark.parametrize("line, cause", CONSTRUCTED, ids=[f"{c}-{n}" for n, (_, c) in enumerate(CONSTRUCTED)])
@@ -228,6 +249,16 @@ def test_the_largest_context_that_would_fit_is_told() -> None:
         "There is not enough memory for a context of 131072 tokens: set MAX_MODEL_LEN=41600 or less, or "
         "GPU_MEMORY_UTILIZATION higher."
     )
+
+
+def test_the_largest_context_is_told_from_a_real_start_too() -> None:
+    reason = told(*recorded("vllm-kv-cannot-fit"))
+    assert reason is not None and "2000000 tokens: set MAX_MODEL_LEN=1048448 or less" in reason.sentence
+
+
+def test_vllm_whose_core_is_killed_while_it_serves_ends_with_0_and_its_reason_is_known() -> None:
+    reason = told(*recorded("vllm-killed-core")[-40:])
+    assert reason is not None and reason.cause == "core_died" and reason.cause in WHILE_SERVING
 
 
 def test_where_the_engine_knows_no_largest_context_what_was_asked_and_what_it_takes_are_told() -> None:
@@ -315,5 +346,5 @@ def test_the_table_holds_together() -> None:
     assert {sign.cause for sign in SIGNS} == set(CAUSES)
     assert set(CAUSES) >= WHILE_SERVING
     assert all(word == word.lower() for sign in SIGNS for word in sign.words)
-    shown = {cause for _, cause in CONSTRUCTED} | set(RECORDED.values())
+    shown = {cause for _, cause in CONSTRUCTED} | set(RECORDED.values()) | {"core_died"}
     assert set(CAUSES) - shown == set(), "each cause is shown by a line or a recording"
