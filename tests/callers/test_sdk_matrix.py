@@ -8,6 +8,7 @@ import asyncio
 
 import pytest
 
+from gateway.web.patience import EDGE_HOLD
 from tests.callers.expected import SDKS
 from tests.callers.stage import TEXT, Told, calls_of, play_all
 
@@ -49,3 +50,10 @@ def test_a_caller_hears_what_the_table_says(told, sdk, row, dialect, streamed) -
     assert said.engine_posts == (1 if wanted.at_engine else 0), story
     if wanted.held:
         assert said.visits[-1].reply.bytes_sent > (0 if wanted.code else said.engine_bytes), story
+
+
+@pytest.mark.parametrize("sdk", [sdk for sdk in SDKS if "openai" in sdk])
+def test_two_retries_reach_as_far_as_the_page_says(told, sdk) -> None:
+    """A start that usually takes longer than a minute: three holds, and a minute twice in between."""
+    said = told[sdk]["beyond-tries-chat-whole"]
+    assert len(said.visits) * EDGE_HOLD + sum(said.sdk["waits"]) == 375.0

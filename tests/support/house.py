@@ -391,7 +391,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         admission,
         limits=ConductorLimits(stop_within=sizes.stop_within, drain_reserve=0.5),
         limits_for=(lambda n: replace(admission.limits, concurrency=n)) if sizes.adopt_slots else None,
-        pasts=lambda kind: [] if sizes.usual_start is None else [Past({"loading": sizes.usual_start})],
+        pasts=lambda kind: [] if sizes.usual_start is None else [Past({"ordered": 0.0, "loading": sizes.usual_start})],
     )
     metrics = Metrics()
     limits = UpstreamLimits(
