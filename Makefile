@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh bench/*/*.sh)
 
-.PHONY: run test check format fuzz test-llama-server image-test test-browser test-large bench bench-quick bench-features bench-peers
+.PHONY: run test check format fuzz test-llama-server test-vllm image-test test-browser test-large bench bench-quick bench-features bench-peers
 
 run:
 	@./start.sh
@@ -31,6 +31,10 @@ fuzz: $(PY)
 # The engine tests against llama.cpp's own server too. Builds it once per version, six minutes, outside the tree.
 test-llama-server: $(PY)
 	@server=$$(scripts/build_llama_server.sh $(PY)) && WAKEGATE_TEST_LLAMA_SERVER=$$server ./test.sh -m llama_server
+
+# The gateway against a real vLLM on the CPU. Installs it once per version, some minutes and 2.6 GB, outside the tree.
+test-vllm:
+	@found=$$(scripts/build_vllm.sh) && WAKEGATE_TEST_VLLM=$$found ./test.sh -m vllm tests/engines/test_vllm_real.py
 
 # Builds the container images for real (as root, minutes) and runs them: boot, health, an answer, volumes, users, signals.
 image-test: $(PY)

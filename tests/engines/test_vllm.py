@@ -15,7 +15,7 @@ from gateway.providers.local import guard
 from gateway.providers.local.commands import Installed
 from tests.support.engines import alive, ask, soon
 from tests.support.real_house import CHAT, SOON, Engine, RealHouse, real_house
-from tests.support.vllm import recorded
+from tests.support.vllm import is_an_error_and_no_end, recorded
 
 HELLO = [{"role": "user", "content": "Hello"}]
 STORY: dict[str, Any] = {"model": "demo", "messages": HELLO, "max_tokens": 500, "stream": True}
@@ -44,13 +44,6 @@ async def streaming(house: RealHouse) -> Any:
     caller = await stack.enter_async_context(house.calling(CHAT, STORY))
     await caller.until(b"word ")
     return stack, caller
-
-
-def is_an_error_and_no_end(said: bytes) -> None:
-    """What the engine made look complete does not reach the caller: an error event is the last thing it hears."""
-    *_, last = [line for line in said.split(b"\n") if line.startswith(b"data: ")]
-    assert last.startswith(b'data: {"error":'), last
-    assert b"[DONE]" not in said and b"abort" not in said
 
 
 async def test_nobody_is_refused_while_nothing_listens(tmp_path: Path) -> None:
@@ -158,23 +151,20 @@ def told(house: RealHouse) -> list[str]:
     return [line.removeprefix("told ").partition(" ")[0] for line in lines if line.startswith("told ")]
 
 
-async def test_an_idle_engine_sleeps_and_the_next_request_wakes_it(tmp_path: Path) -> None:
+async def test_an_idle_engine_sleeps_and_the_next_request_wakes_it_and_a_drain_ends_it(tmp_path: Path) -> None:
     async with sleepy(tmp_path) as house, house.sdk() as client:
         for _ in range(2):
             answer = await client.chat.completions.create(model="any", messages=HELLO, max_tokens=3)
             assert answer.choices[0].message.content == "word word word "
             await house.until(lambda: house.state.value == "asleep")
-        assert len(house.spawned) == 1
-        assert [order.partition("?")[0] for order in told(house)].count("/sleep") == 2
-
-
-async def test_a_held_stream_hears_that_it_wakes_and_then_its_answer(tmp_path: Path) -> None:
-    async with sleepy(tmp_path) as house:
-        await house.ready()
-        await house.until(lambda: house.state.value == "asleep")
         async with house.calling(CHAT, STORY | {"max_tokens": 3}) as caller:
             said = await caller.rest()
         assert said.startswith(b"HTTP/1.1 200 ") and said.count(b"word ") == 3 and b"data: [DONE]" in said
+        await house.until(lambda: house.state.value == "asleep")
+        await soon(lambda: [order.partition("?")[0] for order in told(house)].count("/sleep") == 3, "its sleeps")
+        before = parts(house)
+        await house.conductor.drain()
+        assert len(house.spawned) == 1 and not any(map(alive, before.values()))
 
 
 async def test_who_comes_while_it_falls_asleep_waits_and_wakes_it(tmp_path: Path) -> None:
@@ -198,14 +188,6 @@ async def test_a_wake_that_fails_is_a_new_start(tmp_path: Path) -> None:
         assert not any(map(alive, before.values()))
 
 
-async def test_an_engine_that_cannot_fall_asleep_is_stopped(tmp_path: Path) -> None:
-    async with sleepy(tmp_path, "--recorded-sleep", "fails") as house:
-        await house.ready()
-        before = parts(house)
-        await house.until(lambda: house.state.value == "stopped")
-        assert not any(map(alive, before.values()))
-
-
 async def test_a_crash_in_its_sleep_costs_nobody_an_answer(tmp_path: Path) -> None:
     async with sleepy(tmp_path) as house, house.sdk() as client:
         await house.ready()
@@ -217,18 +199,11 @@ async def test_a_crash_in_its_sleep_costs_nobody_an_answer(tmp_path: Path) -> No
         assert len(house.spawned) == 2
 
 
-async def test_a_sleeping_engine_is_gone_with_the_gateway(tmp_path: Path) -> None:
-    async with sleepy(tmp_path) as house:
-        await house.ready()
-        await house.until(lambda: house.state.value == "asleep")
-        before = parts(house)
-    assert len(before) == 3 and not any(map(alive, before.values()))
-
-
 async def test_no_caller_reaches_the_routes_that_it_is_put_to_sleep_by(tmp_path: Path) -> None:
     async with sleepy(tmp_path) as house:
         await house.ready()
         await house.until(lambda: house.state.value == "asleep")
+        await soon(lambda: told(house) != [], "its sleep")
         before = told(house)
         for route in (
             "/sleep",

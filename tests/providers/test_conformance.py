@@ -17,12 +17,14 @@ from typing import Protocol
 import aiohttp
 import pytest
 
-from gateway.providers.base import Gone, Instance, Intent, Loading, Provider, ProviderError, Ready
+from gateway.providers.base import Asleep, Gone, Instance, Intent, Loading, Provider, ProviderError, Ready
 from gateway.providers.catalogue import PROVIDERS, provider_class
 from gateway.providers.external.provider import ExternalProvider, Pace, endpoint_of
 from gateway.providers.local.commands import EngineSpec, Installed
 from gateway.providers.local.provider import LocalProvider
-from tests.support.engines import FullJournal, ListJournal, Watcher, engine_self, fake_engine, with_cookie
+from tests.support.engines import FullJournal, ListJournal, Watcher, engine_self, fake_engine, soon, with_cookie
+from tests.support.real_house import OnDisk
+from tests.support.vllm import recorded
 
 
 @dataclass
@@ -210,3 +212,81 @@ class TestContract:
     async def started(case: Case) -> tuple[Instance, Watcher]:
         instance = await case.provider.start(Intent("main", 1), ListJournal())
         return instance, Watcher(case.provider, instance)
+
+
+# --- Those that can rest
+
+
+async def resting_local(stack: AsyncExitStack, folder: Path) -> Case:
+    """vLLM, as it was recorded, on a machine with a GPU."""
+    model = folder / "model"
+    model.mkdir()
+
+    async def found(_tell: Callable[[Loading], None]) -> OnDisk:
+        return OnDisk(model, format="safetensors")
+
+    async def break_it(instance: Instance) -> None:
+        core = next(pid for pid in with_cookie(boot) if b"\0core\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        os.kill(core, 9)
+
+    boot = f"r{os.getpid()}{abs(hash(folder))}"
+    provider = LocalProvider(
+        EngineSpec(engine="vllm", served_names=("fake",), idle_action="auto", engine_args=("--recorded-dying", "0.1")),
+        resolve=found,
+        run_folder=folder,
+        boot=boot,
+        log_path=folder / "engine.txt",
+        installed=lambda: Installed(vllm=str(recorded(folder)), cuda=True),
+        free=lambda: 1 << 40,
+        watch_every=0.05,
+    )
+    return Case(provider, lambda instance: asyncio.ensure_future(break_it(instance)), lambda: with_cookie(boot))
+
+
+RESTING: dict[str, Maker] = {"local": resting_local}
+
+
+@pytest.fixture(params=sorted(RESTING))
+async def rested(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Case, Instance, Watcher]]:
+    """A provider whose instance was ready, and sleeps."""
+    async with AsyncExitStack() as stack:
+        case = await RESTING[request.param](stack, tmp_path)
+        instance, watcher = await TestContract.started(case)
+        await watcher.first(Ready)
+        assert case.provider.profile.can_rest
+        await case.provider.rest(instance)
+        await watcher.first(Asleep)
+        yield case, instance, watcher
+        for found in await case.provider.list():
+            await case.provider.stop(found, within=2)
+        await case.provider.close()
+        assert case.left() == []
+
+
+class TestRest:
+    """What the conductor may rely on where `can_rest` is said."""
+
+    async def test_a_wake_makes_it_what_it_was(self, rested: tuple[Case, Instance, Watcher]) -> None:
+        case, instance, watcher = rested
+        await asyncio.sleep(0.2)  # some looks of its watch: it seems healthy
+        assert isinstance(watcher.heard[-1], Asleep)
+        await case.provider.wake(instance)
+        await soon(lambda: isinstance(watcher.heard[-1], Ready), "it is ready again")
+        assert watcher.heard[-1] == await watcher.first(Ready)
+        assert await case.provider.list() == [instance]
+
+    async def test_a_stop_while_it_rests_leaves_nothing(self, rested: tuple[Case, Instance, Watcher]) -> None:
+        case, instance, watcher = rested
+        await case.provider.stop(instance, within=2)
+        assert case.left() == []
+        assert isinstance(await watcher.gone(), Gone)
+        for order in (case.provider.rest, case.provider.wake):
+            with pytest.raises(ProviderError):
+                await order(instance)
+
+    async def test_its_death_while_it_rests_is_told(self, rested: tuple[Case, Instance, Watcher]) -> None:
+        case, instance, watcher = rested
+        await case.break_it(instance)
+        assert not (await watcher.gone()).lasting
+        with pytest.raises(ProviderError):
+            await case.provider.wake(instance)

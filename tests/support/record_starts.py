@@ -29,6 +29,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from gateway.providers.local.environment import engine_environment
+from tests.support.vllm import ENVIRONMENT
 
 LOGS = Path(__file__).parent.parent / "providers" / "local" / "logs"
 ROOT = Path(__file__).parent.parent.parent
@@ -155,13 +156,6 @@ def slept(level: int) -> Play:
 
 # --- vLLM ------------------------------------------------------------------------------------------------------------
 
-VLLM_ENV = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 EAGER = ["--enforce-eager"]
 
 
@@ -217,8 +211,9 @@ def vllm_stories() -> Iterator[Story]:
     yield Story(
         "kv-cannot-fit",
         "fails: one request of --max-model-len needs more cache than there is",
-        ["--max-model-len", "4096", "--kv-cache-memory-bytes", "1000000", *EAGER],
+        ["--max-model-len", "2000000", *EAGER],
         fails,
+        {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"},
     )
     yield Story(
         "no-room-for-cache",
@@ -312,7 +307,7 @@ def record_vllm(folder: Path, chosen: list[str]) -> None:
                     story,
                     argv,
                     home,
-                    VLLM_ENV | dict(story.env),
+                    ENVIRONMENT | dict(story.env),
                     socket=str(home / "engine.sock"),
                     hide={str(folder): "/opt/vllm", str(port): "8000"},
                 )

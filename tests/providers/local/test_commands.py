@@ -140,6 +140,30 @@ def test_vllm_has_its_own_words() -> None:
     ]  # fmt: skip
 
 
+def test_vllm_is_made_able_to_sleep_where_it_is_to_and_can() -> None:
+    launch = commands.build(EngineSpec(idle_action="auto"), "vllm", PLACE, MODEL, replace(ALL, cuda=True))
+    assert launch.argv == ("/bin/vllm", "serve", MODEL, "--uds", PLACE.socket, "--enable-sleep-mode")
+    assert launch.needed_env == {"VLLM_SERVER_DEV_MODE": "1"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "engine", "cuda"),
+    [
+        (EngineSpec(), "vllm", True),
+        (EngineSpec(idle_action="sleep"), "vllm", False),
+        (EngineSpec(idle_action="sleep"), "llama-server", True),
+        (EngineSpec(idle_action="sleep", engine_args=("--uds", "/somewhere/else.sock")), "vllm", True),
+        (EngineSpec(idle_action="sleep", engine_args=("--port=8000",)), "vllm", True),
+        (EngineSpec(idle_action="auto", engine_args=("--no-enable_sleep_mode",)), "vllm", True),
+    ],
+)
+def test_an_engine_that_cannot_sleep_gets_no_routes_for_it(spec: EngineSpec, engine: EngineName, cuda: bool) -> None:
+    """They let whoever reaches them do anything; so above all not where it listens elsewhere than at our socket."""
+    launch = commands.build(spec, engine, PLACE, MODEL, replace(ALL, cuda=cuda))
+    assert "--enable-sleep-mode" not in launch.argv
+    assert not launch.needed_env
+
+
 # --- ENGINE_COMMAND ---
 
 

@@ -55,6 +55,7 @@ def test_titles_are_set_without_overwriting_the_cookie() -> None:
 def test_our_package_comes_before_what_stood_in_pythonpath() -> None:
     assert build({"PYTHONPATH": "/theirs"}, needed={"PYTHONPATH": "/ours"})["PYTHONPATH"] == "/ours:/theirs"
     assert build({}, needed={"PYTHONPATH": "/ours"})["PYTHONPATH"] == "/ours"
+    assert build({"VLLM_X": "0"}, needed={"VLLM_X": "1"})["VLLM_X"] == "1"  # no list of places
 
 
 def build(

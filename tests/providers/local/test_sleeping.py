@@ -1,6 +1,5 @@
 """Sleep instead of stop: vLLM by its recorded behaviour (tests/support/recorded_vllm.py), under the local provider."""
 
-import asyncio
 import contextlib
 import os
 import stat
@@ -12,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.providers.base import Asleep, Endpoint, Gone, Instance, Intent, Loading, ProviderError, Ready
+from gateway.providers.base import Asleep, Endpoint, Instance, Intent, Loading, ProviderError, Ready
 from gateway.providers.local.commands import EngineSpec, IdleAction, Installed
 from gateway.providers.local.provider import LocalProvider
 from gateway.providers.local.sleeping import SPARE, Sleeper, level, weights_of
@@ -72,6 +71,10 @@ class Stage:
         """The orders that the engine had, as it printed them."""
         lines = text_of(self.folder / "engine.txt").splitlines()
         return [line.removeprefix("told ") for line in lines if line.startswith("told ")]
+
+    async def was_told(self, *orders: str) -> None:
+        """These and no others; its output takes a moment to its log."""
+        await soon(lambda: self.told() == [*orders], f"its orders: {orders}")
 
     def kinds(self) -> list[str]:
         """The news since it was ready for the first time."""
@@ -140,7 +143,7 @@ async def test_it_sleeps_and_wakes_and_says_so(tmp_path: Path) -> None:
         assert Loading("waking") in on.watcher.heard
         first, *others = [news for news in on.watcher.heard if isinstance(news, Ready)]
         assert others == [first, first]
-        assert on.told() == ["/sleep?level=1", "/wake_up"] * 2
+        await on.was_told(*["/sleep?level=1", "/wake_up"] * 2)
 
 
 async def test_weights_that_find_no_room_are_read_again_where_sleep_was_insisted_on(tmp_path: Path) -> None:
@@ -150,12 +153,12 @@ async def test_weights_that_find_no_room_are_read_again_where_sleep_was_insisted
         await on.provider.rest(on.instance)
         await on.provider.wake(on.instance)
         assert await on.answers() == "word "
-        assert on.told() == [
+        await on.was_told(
             "/sleep?level=2",
             "/wake_up?tags=weights",
             '/collective_rpc {"method": "reload_weights"}',
             "/wake_up?tags=kv_cache",
-        ]
+        )
 
 
 async def test_weights_that_find_no_room_are_no_sleep_where_it_was_not_insisted_on(tmp_path: Path) -> None:
@@ -175,36 +178,7 @@ async def test_the_memory_that_it_kept_from_its_last_sleep_is_room_enough(tmp_pa
         await on.provider.wake(on.instance)
         on.free[0] = 0
         await on.provider.rest(on.instance)
-        assert on.told()[-1] == "/sleep?level=1"
-
-
-async def test_a_sleeping_one_is_healthy_and_not_taken_for_ready(tmp_path: Path) -> None:
-    async with stage(tmp_path) as on:
-        await on.start()
-        await on.provider.rest(on.instance)
-        await asyncio.sleep(0.3)  # six looks of the watch
-        assert on.kinds() == ["Ready", "Asleep"]
-
-
-async def test_a_stop_while_it_sleeps_leaves_nothing(tmp_path: Path) -> None:
-    async with stage(tmp_path) as on:
-        await on.start()
-        await on.provider.rest(on.instance)
-        assert len(with_cookie(on.boot)) == 3
-        await on.provider.stop(on.instance, within=2)
-        assert with_cookie(on.boot) == []
-        assert isinstance(await on.watcher.gone(), Gone)
-
-
-async def test_its_death_while_it_sleeps_is_told(tmp_path: Path) -> None:
-    async with stage(tmp_path, "--recorded-dying", "0.1") as on:
-        await on.start()
-        await on.provider.rest(on.instance)
-        core = next(pid for pid in with_cookie(on.boot) if b"\0core\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        os.kill(core, 9)
-        assert not (await on.watcher.gone()).lasting
-        with pytest.raises(ProviderError):
-            await on.provider.wake(on.instance)
+        await on.was_told("/sleep?level=1", "/wake_up", "/sleep?level=1")
 
 
 @pytest.mark.parametrize("order", ["rest", "wake"])
@@ -229,7 +203,7 @@ async def test_a_sleep_that_was_not_our_order_is_noticed_and_not_trusted(tmp_pat
         await on.watcher.first(Asleep)
         with pytest.raises(ProviderError):
             await on.provider.wake(on.instance)
-        assert on.told() == ["/sleep?level=2"]
+        await on.was_told("/sleep?level=2")
 
 
 async def test_nobody_else_reaches_its_development_routes(tmp_path: Path) -> None:
@@ -241,32 +215,22 @@ async def test_nobody_else_reaches_its_development_routes(tmp_path: Path) -> Non
         assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize(
-    ("args", "idle_action", "cuda"),
-    [
-        ((), "stop", True),
-        ((), "auto", False),
-        (("--uds", "/somewhere/else.sock"), "auto", True),
-        (("--port=8000",), "sleep", True),
-        (("--no-enable_sleep_mode",), "auto", True),
-    ],
-)
-async def test_where_it_cannot_sleep_its_development_routes_stay_off(
-    tmp_path: Path, args: tuple[str, ...], idle_action: IdleAction, cuda: bool
-) -> None:
-    elsewhere = "--uds" in args
-    async with stage(tmp_path, *args, idle_action=idle_action, cuda=cuda) as on:
-        if elsewhere:  # it is not there where we look: what was asked for is seen in its command line
-            on.instance = await on.provider.start(Intent("main", 1), ListJournal())
-            await soon(lambda: on.provider.command_line != (), "the command line")
-        else:
-            await on.start()
-            assert await ask(on.instance.endpoint, "/is_sleeping") == {"detail": "Not Found"}
-        assert "--enable-sleep-mode" not in on.provider.command_line
+async def test_where_it_is_not_to_sleep_its_development_routes_stay_off(tmp_path: Path) -> None:
+    async with stage(tmp_path, idle_action="stop") as on:
+        await on.start()
+        assert await ask(on.instance.endpoint, "/is_sleeping") == {"detail": "Not Found"}
         assert not on.provider.profile.can_rest
         with pytest.raises(ProviderError) as refused:
             await on.provider.rest(on.instance)
         assert refused.value.lasting
+
+
+async def test_sleep_that_was_insisted_on_and_cannot_be_is_said_once_a_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(tmp_path, idle_action="sleep", cuda=False) as on:
+        await on.start()
+    assert [record.levelname for record in caplog.records if "IDLE_ACTION=sleep" in record.message] == ["WARNING"]
 
 
 async def test_a_machine_on_which_it_cannot_sleep_is_learned_once(tmp_path: Path) -> None:
