@@ -107,6 +107,7 @@ class Gateway:
             on_state=self._write_status,
             on_ready=self._became_ready,
             engine_line=lambda: getattr(self.provider, "command_line", ()),
+            shows_loading=settings.show_loading_progress,
         )
         self.conductor = self._make_conductor()
         self.quotas = assembly.make_quotas(settings, boot, now=self._loop.time())
@@ -364,6 +365,7 @@ class Gateway:
             self._pulse.beat(now)
             self._memory = resident_memory()
             self._onlookers.beat(now)
+            self._telling.beat(self.conductor)
             self._door.beat(now)
             self.quotas.beat(now, time.time())
             if self.fallback is not None:

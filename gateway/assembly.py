@@ -451,7 +451,9 @@ def _resolver(
             places=places_of(settings),
             wants=wants_of(settings),
             token=settings.hf_token.get_secret_value() if settings.hf_token else None,
-            on_progress=lambda download: tell(Loading("downloading", download.ratio, str(download))),
+            on_progress=lambda download: tell(
+                Loading("downloading", done=download.done, total=download.total, file=download.file)
+            ),
             spoiled=spoiled,
         )
 

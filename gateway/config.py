@@ -222,6 +222,11 @@ class Settings(BaseModel):
         "Requests that the engine works on at once (llama.cpp's slots, vLLM's sequences).",
         unset="the engine's own",
     )
+    show_loading_progress: Switch = _model(
+        True,
+        "Whether the console and the log tell how far a start is: on a terminal in a line that moves, elsewhere in one "
+        "line per 5 %. `/health`, the metrics and those who wait know it in any case.",
+    )
     hf_token: Secret = _model(
         None, "A Hugging Face token, for models that ask for one.", aliases=("HUGGING_FACE_HUB_TOKEN",)
     )

@@ -8,14 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.conductor import Conductor, Snapshot
+from gateway.policy.estimate import amount
 from gateway.policy.lifecycle.states import State
+from gateway.providers.base import Loading
 from gateway.records.boot_log import BootLog
-from gateway.records.console import progress_line, say
+from gateway.records.console import loading_line, say, show_loading
 from gateway.records.metrics import Metrics
 from gateway.records.readings import StateTimes, UpstreamFacts
 
 FELL = (State.STARTING, State.STOPPED, State.FAILED)
 """What an upstream that was ready is next, when it ended by itself."""
+STEPS = 20
+"""Lines that the whole of a start is told in: one for each 5 %."""
+LIVE_EVERY = 0.1
+"""Seconds between two changes of a terminal's live line."""
 
 
 @dataclass(slots=True)
@@ -54,6 +60,7 @@ class Telling:
         on_state: Callable[[], None],
         on_ready: Callable[[Snapshot, float], None],
         engine_line: Callable[[], Sequence[str]] = tuple,
+        shows_loading: bool = True,
     ) -> None:
         self._metrics = metrics
         self._boot_log = boot_log
@@ -64,7 +71,11 @@ class Telling:
         self._engine_line = engine_line
         self._state: State | None = None
         self._reason = ""
-        self._progress = ("", -1)
+        self._shows_loading = shows_loading
+        self._step = ("", -1)
+        """The phase and the step that were told last."""
+        self._shown_at: float | None = None
+        """When the live line was written last; None: there is none."""
         self._start: Start | None = None
         self._ready_since: float | None = None
         self._times = StateTimes(State.STOPPED, clock())
@@ -73,7 +84,11 @@ class Telling:
         """Something was told to the lifecycle: say what is new of it, once."""
         snapshot = conductor.snapshot()
         if snapshot.loading is not None:
+            self._tell_phase(snapshot)
             self._tell_progress(snapshot)
+        if snapshot.progress is None and self._shown_at is not None:
+            self._shown_at = None
+            show_loading("", mark=False)
         if snapshot.state is self._state:
             return
         before, self._state = self._state, snapshot.state
@@ -86,6 +101,11 @@ class Telling:
         if snapshot.state is not State.STARTING and (snapshot.state is not State.STOPPED or before is not None):
             say(snapshot.state.value)
 
+    def beat(self, conductor: Conductor) -> None:
+        """Once a second: time goes on while nothing is said."""
+        if conductor.state is State.STARTING:
+            self._tell_progress(conductor.snapshot())
+
     def facts(self, conductor: Conductor) -> UpstreamFacts:
         """For the gauges, at a scrape."""
         snapshot, now = conductor.snapshot(), self._clock()
@@ -96,7 +116,9 @@ class Telling:
             waiting=snapshot.waiting,
             starts=snapshot.starts,
             last_activity_age=None if snapshot.last_activity is None else now - snapshot.last_activity,
-            progress=snapshot.loading.ratio if snapshot.loading else None,
+            phase=snapshot.progress.phase if snapshot.progress else None,
+            progress=snapshot.progress.ratio if snapshot.progress else None,
+            seconds_left=snapshot.progress.seconds_left if snapshot.progress else None,
             idle_stop_in=None if snapshot.idle_at is None else max(0.0, snapshot.idle_at - now),
             state_seconds=self._times.read(now),
             ready_for=None if self._ready_since is None else now - self._ready_since,
@@ -104,18 +126,25 @@ class Telling:
 
     # -- one thing each ------------------------------------------------------------------------
 
-    def _tell_progress(self, snapshot: Snapshot) -> None:
-        """One line per phase and per tenth of it."""
+    def _tell_phase(self, snapshot: Snapshot) -> None:
+        """Once per phase, for the boot's story."""
         loading = snapshot.loading
-        if loading is None:
+        if loading is None or self._start is None or not self._start.enters(loading.phase, self._clock()):
             return
-        if self._start is not None and self._start.enters(loading.phase, self._clock()):
-            self._boot_log.phase(loading.phase, loading.detail)
-            self._boot_log.engine(self._engine_line())
-        tenth = int(loading.ratio * 10) if loading.ratio is not None else -1
-        if (loading.phase, tenth) != self._progress:
-            self._progress = (loading.phase, tenth)
-            say(progress_line(loading.phase, loading.ratio, loading.detail))
+        self._boot_log.phase(loading.phase, " ".join(filter(None, (loading.file, amount_of(loading)))))
+        self._boot_log.engine(self._engine_line())
+
+    def _tell_progress(self, snapshot: Snapshot) -> None:
+        """One line per phase and per step of the whole; on a terminal each change."""
+        progress, now = snapshot.progress, self._clock()
+        if progress is None or not self._shows_loading:
+            return
+        step = progress.phase, -1 if progress.ratio is None else int(progress.ratio * STEPS)
+        mark = step != self._step
+        if not mark and self._shown_at is not None and now - self._shown_at < LIVE_EVERY:
+            return
+        self._step, self._shown_at = step, now
+        show_loading(loading_line(progress, snapshot.loading.file if snapshot.loading else ""), mark=mark)
 
     def _tell_fall(self, snapshot: Snapshot, before: State | None) -> bool:
         """Why it failed or crashed, once for each time: the sentence, and what the engine or the model room said.
@@ -150,6 +179,12 @@ class Telling:
             self._start = Start(now, phase_began=now)
             self._metrics.start_began(snapshot.upstream)
             self._boot_log.phase("start ordered")
+
+
+def amount_of(loading: Loading) -> str:
+    if loading.detail or loading.done is None or not loading.total:
+        return loading.detail
+    return amount(loading.done, loading.total)
 
 
 def _end_of(state: State, *, fell: bool) -> str:

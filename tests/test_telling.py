@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.conductor import Snapshot
+from gateway.policy.estimate import Progress
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Loading
 from gateway.telling import Telling
@@ -48,6 +49,7 @@ class Stage:
     now: float = 0.0
     said: Snapshot = IDLE
     ready: list[float] = field(default_factory=list)
+    shows_loading: bool = True
 
     def __post_init__(self) -> None:
         self.telling = Telling(
@@ -57,16 +59,29 @@ class Stage:
             on_state=lambda: None,
             on_ready=lambda snapshot, seconds: self.ready.append(seconds),
             engine_line=lambda: ("engine", "--port"),
+            shows_loading=self.shows_loading,
         )
         self.becomes(State.STOPPED)
 
     def snapshot(self) -> Snapshot:
         return self.said
 
+    @property
+    def state(self) -> State:
+        return self.said.state
+
     def becomes(self, state: State, *, after: float = 0.0, **changes: Any) -> None:
         self.now += after
-        self.said = replace(self.said, state=state, **({"loading": None} | changes))
+        loading: Loading | None = changes.get("loading")
+        progress = Progress(loading.phase, loading.ratio, loading.detail, self.now, None) if loading else None
+        self.said = replace(self.said, state=state, **({"loading": None, "progress": progress} | changes))
         self.telling.changed(self)  # type: ignore[arg-type]
+
+    def beats(self, *, after: float, ratio: float) -> None:
+        self.now += after
+        assert self.said.progress is not None
+        self.said = replace(self.said, progress=replace(self.said.progress, ratio=ratio, elapsed=self.now))
+        self.telling.beat(self)  # type: ignore[arg-type]
 
     def names(self, ear: Ear) -> list[str]:
         return [words[0] for words in ear.heard]
@@ -152,3 +167,72 @@ def test_lines_for_people_come_once_for_each_thing(stage: Stage, capsys: pytest.
     said = capsys.readouterr().out.splitlines()
     assert said.count("[gateway] It was killed.") == 1 and "[gateway]   | signal 9" in said
     assert sum("50%" in line for line in said) == 1 and sum("90%" in line for line in said) == 1
+
+
+def bars(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("[LOADING]")]
+
+
+def test_a_log_has_one_line_for_each_phase_and_each_five_percent(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.becomes(State.STARTING)
+    stage.becomes(State.STARTING, loading=Loading("booting"))
+    for percent in range(101):
+        stage.becomes(State.STARTING, after=0.2, loading=Loading("loading", percent / 100))
+    said = bars(capsys)
+    assert len(said) == 22
+    assert said[0] == "[LOADING] starting the engine... (0s)"
+    assert said[10] == "[LOADING] #########----------- 45% - loading weights... (9s)"
+
+
+def test_time_goes_on_while_nothing_is_said(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.becomes(State.STARTING)
+    stage.becomes(State.STARTING, loading=Loading("loading", 0.5))
+    stage.beats(after=1, ratio=0.51)
+    stage.beats(after=1, ratio=0.55)
+    assert [line.split()[2] for line in bars(capsys)] == ["50%", "55%"]
+    stage.becomes(State.READY)
+    stage.telling.beat(stage)  # type: ignore[arg-type]
+    assert bars(capsys) == []
+
+
+def test_the_live_line_is_taken_away_when_the_start_is_over(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, bool]] = []
+    monkeypatch.setattr("gateway.telling.show_loading", lambda line, mark: shown.append((line, mark)))
+    stage.becomes(State.STARTING)
+    stage.becomes(State.STARTING, loading=Loading("loading", 0.5, file="model.gguf"))
+    stage.becomes(State.STARTING, after=0.01, loading=Loading("loading", 0.51))
+    stage.becomes(State.STARTING, after=1, loading=Loading("loading", 0.52))
+    stage.becomes(State.READY)
+    stage.becomes(State.STOPPING)
+    assert [line[:28] for line, _ in shown] == ["[LOADING] ##########--------"] * 2 + [""]
+    assert "model.gguf" in shown[0][0] and [mark for _, mark in shown] == [True, False, False]
+
+
+def test_whoever_wants_no_bar_gets_the_boots_story_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = Stage(shows_loading=False)
+    starts(stage)
+    assert bars(capsys) == []
+    assert [words[1] for words in stage.boot_log.heard if words[0] == "phase"] == [
+        "start ordered",
+        "booting",
+        "loading",
+    ]
+
+
+def test_the_boots_story_says_how_much_there_is_and_which_file(stage: Stage) -> None:
+    stage.becomes(State.STARTING)
+    stage.becomes(State.STARTING, loading=Loading("downloading", done=1 << 29, total=4 << 30, file="m.gguf"))
+    assert stage.last(stage.boot_log, "phase") == ("downloading", "m.gguf 0.5/4.0 GiB")
+
+
+def test_the_readings_know_how_far_a_start_is(stage: Stage) -> None:
+    stage.becomes(State.STARTING, loading=Loading("loading", 0.5))
+    assert stage.said.progress is not None
+    stage.said = replace(stage.said, progress=replace(stage.said.progress, seconds_left=7.0))
+    facts = stage.telling.facts(stage)  # type: ignore[arg-type]
+    assert (facts.phase, facts.progress, facts.seconds_left) == ("loading", 0.5, 7.0)
+    stage.becomes(State.READY)
+    facts = stage.telling.facts(stage)  # type: ignore[arg-type]
+    assert (facts.phase, facts.progress, facts.seconds_left) == (None, None, None)

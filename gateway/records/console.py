@@ -12,8 +12,12 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
+
+from gateway.policy.estimate import Progress, percent
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -35,6 +39,8 @@ class Sink(Protocol):
     def record(self, text: str, level: str) -> None: ...
 
     def show(self, block: str) -> None: ...
+
+    def loading(self, line: str, *, mark: bool) -> None: ...
 
 
 _sink: Sink | None = None
@@ -73,6 +79,15 @@ def show(block: str) -> None:
         _sink.show(block)
     else:
         _print(block)
+
+
+def show_loading(line: str, *, mark: bool) -> None:
+    """How far a start is. On a terminal the last line is rewritten by each, and an empty one takes it away; elsewhere,
+    and in the logs' files, those are lines that are marked: one for each step."""
+    if _sink is not None:
+        _sink.loading(line, mark=mark)
+    elif mark:
+        _print(escaped(line))
 
 
 def show_once(block: str) -> None:
@@ -184,14 +199,37 @@ def ready_banner(welcome: Welcome) -> str:
 
 
 BAR = 20
+DOING: Mapping[str, str] = MappingProxyType(
+    {
+        "ordered": "starting",
+        "queued": "waiting for a machine",
+        "booting": "starting the engine",
+        "checking": "looking at the model",
+        "downloading": "downloading",
+        "loading": "loading weights",
+        "filling": "filling GPU memory",
+        "compiling": "compiling",
+        "warming": "warming up",
+        "waking": "waking up",
+        "unreachable": "cannot be reached yet",
+    }
+)
+"""Phases, for people."""
 
 
-def progress_line(phase: str, ratio: float | None, detail: str) -> str:
-    """`downloading ########------------ 40% 1.9 GiB of 4.9 GiB`; without a bar where nobody knows how far it is."""
-    parts = [phase]
-    if ratio is not None:
-        done = int(ratio * BAR)
-        parts += ["#" * done + "-" * (BAR - done), f"{ratio:.0%}"]
-    if detail:
-        parts.append(detail)
-    return " ".join(parts)
+def loading_line(progress: Progress, file: str = "") -> str:
+    """`[LOADING] ########------------ 43% 12.1/28.0 GiB - loading weights... (8s, about 25 s left)`
+
+    Without a bar where nobody knows how far it is.
+    """
+    bar = ""
+    if progress.ratio is not None:
+        done = int(progress.ratio * BAR)
+        bar = f"{'#' * done}{'-' * (BAR - done)} {percent(progress.ratio)}"
+    doing = " ".join(filter(None, (DOING.get(progress.phase, progress.phase), file)))
+    left = progress.left()
+    time = f"{progress.elapsed:.0f}s" + (
+        f", {left} left" if progress.seconds_left is not None else left and f", {left}"
+    )
+    known = " ".join(filter(None, (bar, progress.detail)))
+    return f"[LOADING] {known} - {doing}... ({time})" if known else f"[LOADING] {doing}... ({time})"

@@ -17,6 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from gateway.errors import CATALOGUE
+from gateway.policy import estimate
 from gateway.policy.fallback import CASES, OBJECTIONS, WAKING
 from gateway.records.ended import Ended
 from gateway.records.lines import tokens_per_second
@@ -46,7 +47,7 @@ KEPT_FOR_THE_END = 1536
 MOST_MODELS = 32
 MOST_KEYS = 64
 
-FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+FIRST_BYTE_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Seconds: from a warm cache to a cold start of five minutes."""
 TOOK_BUCKETS = (0.005, 0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 WAIT_BUCKETS = (0.005, 0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -63,7 +64,7 @@ RELOADED = ("keys", "tls", OTHER)
 FALLBACK_OUTCOMES = ("answered", "declined", "unreached", "broke", "left", OTHER)
 FALLBACK_CASES = (WAKING, *CASES, OTHER)
 START_OUTCOMES = ("ready", "failed", "timeout", "given_up", OTHER)
-PHASES = ("ordered", "checking", "downloading", "booting", "loading", "warming", "waking", "unreachable", OTHER)
+PHASES = ("ordered", *estimate.PHASES, OTHER)
 ENDS = ("idle", "drained", "crashed", "unhealthy", OTHER)
 """Why an engine that was ready ended: not needed; the gateway left; by itself or by a signal; it served no more."""
 
@@ -364,10 +365,9 @@ class Metrics:
         self._phases = self._add(
             summary(
                 "wakegate_cold_start_phase_seconds",
-                "What each phase took of the starts that became ready: ordered (until the first news), checking, "
-                "downloading, booting, loading, warming, waking, unreachable.",
+                "What each phase took of the starts that became ready; ordered: until the first news.",
                 ("upstream", "phase"),
-                at_most=36,
+                at_most=48,
                 folds=by_upstream,
             )
         )

@@ -29,6 +29,10 @@ class UpstreamFacts:
     """Seconds since it became ready; None while it is not."""
     state_seconds: Mapping[State, float] = field(default_factory=dict)
     """How long it was in each state so far (StateTimes)."""
+    phase: str | None = None
+    """Of the start that is under way; None when none is."""
+    seconds_left: float | None = None
+    """Until that start is probably ready; None when nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,14 @@ UPSTREAM: tuple[tuple[str, Kind, str, Callable[[UpstreamFacts], float | None]], 
     (
         "wakegate_loading_ratio",
         "gauge",
-        "How far a start is, 0 to 1; absent when nobody knows.",
+        "How far a start is as a whole, 0 to below 1; absent when nobody knows.",
         lambda f: f.progress,
+    ),
+    (
+        "wakegate_loading_seconds_left",
+        "gauge",
+        "Seconds until a start is probably ready; absent when nobody knows.",
+        lambda f: f.seconds_left,
     ),
 )
 
@@ -169,6 +179,11 @@ def upstream_readings(seen: Callable[[], Iterable[UpstreamFacts]]) -> Iterator[R
             for state in State:
                 yield (facts.name, state.value), facts.state is state
 
+    def phases() -> Iterator[Sample]:
+        for facts in seen():
+            if facts.phase is not None:
+                yield (facts.name, facts.phase), 1
+
     def state_seconds() -> Iterator[Sample]:
         for facts in seen():
             for state, seconds in facts.state_seconds.items():
@@ -190,6 +205,13 @@ def upstream_readings(seen: Callable[[], Iterable[UpstreamFacts]]) -> Iterator[R
                     yield (facts.name,), value
 
         yield Reading(name, kind, meaning, ("upstream",), read)
+    yield Reading(
+        "wakegate_loading_phase",
+        "gauge",
+        "1 for the phase that a start is in; absent while none is under way.",
+        ("upstream", "phase"),
+        phases,
+    )
     yield Reading(
         "wakegate_state_seconds_total",
         "counter",

@@ -4,6 +4,7 @@ None of it is activity, none of it wakes or waits for anything.
 """
 
 import json
+import math
 import shlex
 import time
 from collections.abc import Callable
@@ -137,10 +138,17 @@ def health(snapshot: Snapshot) -> dict[str, object]:
 
 
 def progress(snapshot: Snapshot) -> dict[str, object] | None:
-    loading = snapshot.loading
-    if loading is None:
+    """Of the whole start; seconds since its order, and until it is probably ready."""
+    known = snapshot.progress
+    if known is None:
         return None
-    return {"phase": loading.phase, "ratio": loading.ratio, "detail": loading.detail}
+    return {
+        "phase": known.phase,
+        "ratio": None if known.ratio is None else math.floor(known.ratio * 1000) / 1000,
+        "detail": known.detail,
+        "elapsed": round(known.elapsed, 1),
+        "seconds_left": None if known.seconds_left is None else round(known.seconds_left, 1),
+    }
 
 
 def health_for_key(snapshot: Snapshot, models: tuple[str, ...]) -> dict[str, object]:

@@ -10,14 +10,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from gateway.policy.estimate import PHASES, Progress
 from gateway.records.console import (
+    DOING,
     Welcome,
     install,
-    progress_line,
+    loading_line,
     ready_banner,
     say,
     set_up_logging,
     show,
+    show_loading,
     uninstall,
 )
 
@@ -189,10 +192,35 @@ def test_a_traceback_keeps_its_lines_and_loses_its_controls(capsys: pytest.Captu
     assert lines[-1] == "ValueError: odd \\x1b[2J"
 
 
-def test_progress_is_a_bar_only_where_it_is_known() -> None:
-    assert progress_line("downloading", 0.4, "2 of 5 GiB") == "downloading ########------------ 40% 2 of 5 GiB"
-    assert progress_line("loading", 1.0, "") == f"loading {'#' * 20} 100%"
-    assert progress_line("booting", None, "") == "booting"
+def test_progress_is_a_bar_with_what_is_done_and_when_it_is_over() -> None:
+    half = Progress("downloading", 0.43, "12.1/28.0 GiB", 8.4, 24.2)
+    assert loading_line(half, "model-00001-of-00004.gguf") == (
+        "[LOADING] ########------------ 43% 12.1/28.0 GiB - downloading model-00001-of-00004.gguf... "
+        "(8s, about 25 s left)"
+    )
+
+
+def test_there_is_no_bar_and_no_time_where_nobody_knows_them() -> None:
+    assert loading_line(Progress("booting", None, "", 3.0, None)) == "[LOADING] starting the engine... (3s)"
+    assert loading_line(Progress("compiling", None, "CUDA graph 30/67", 70.0, None)) == (
+        "[LOADING] CUDA graph 30/67 - compiling... (70s)"
+    )
+
+
+def test_a_late_start_says_so_and_its_bar_is_not_full() -> None:
+    line = loading_line(Progress("warming", 0.9999, "", 300.0, None, late=True))
+    assert line == f"[LOADING] {'#' * 19}- 99% - warming up... (300s, longer than usual)"
+
+
+def test_each_phase_has_words_for_people() -> None:
+    assert set(DOING) == {"ordered", *PHASES}
+
+
+def test_before_the_logs_are_there_marked_lines_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    show_loading("[LOADING] a", mark=True)
+    show_loading("[LOADING] b", mark=False)
+    show_loading("", mark=False)
+    assert capsys.readouterr().out == "[LOADING] a\n"
 
 
 # --- once the logs are there
@@ -211,6 +239,9 @@ class Heard:
     def show(self, block: str) -> None:
         self.calls.append(("show", block))
 
+    def loading(self, line: str, *, mark: bool) -> None:
+        self.calls.append(("loading", line, mark))
+
 
 def test_lines_go_to_the_logs_while_they_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     heard = Heard()
@@ -219,6 +250,7 @@ def test_lines_go_to_the_logs_while_they_are_there(capsys: pytest.CaptureFixture
         say("one")
         say("two", "warning", always=True)
         show("block")
+        show_loading("bar", mark=False)
         with logging_set_up():
             logging.getLogger("gateway").error("a\nb")
             logging.getLogger("aiohttp").log(45, "odd level")
@@ -230,6 +262,7 @@ def test_lines_go_to_the_logs_while_they_are_there(capsys: pytest.CaptureFixture
         ("say", "one", "info", False),
         ("say", "two", "warning", True),
         ("show", "block"),
+        ("loading", "bar", False),
         ("record", "ERROR gateway: a\\nb", "error"),
         ("record", "Level 45 aiohttp: odd level", "error"),
     ]

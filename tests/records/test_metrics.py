@@ -25,7 +25,7 @@ from gateway.web.routes import INFERENCE
 from tests.support.ends import ended, refused
 from tests.support.house import CHAT, house
 
-FACTS = UpstreamFacts("default", State.STARTING, 2, 3, 4, 12.5, 0.43, 300.0, 60.0, {State.READY: 60.0})
+FACTS = UpstreamFacts("default", State.STARTING, 2, 3, 4, 12.5, 0.43, 300.0, 60.0, {State.READY: 60.0}, "loading", 25.0)
 PROCESS = ProcessFacts(0.2, 0.01, 1, 2, 300, 5, True)
 ROUTES = [route.path for route in INFERENCE]
 
@@ -107,6 +107,8 @@ def test_the_names_and_labels_are_these(busy: Metrics) -> None:
         "wakegate_idle_stop_in_seconds": "upstream",
         "wakegate_ready_age_seconds": "upstream",
         "wakegate_loading_ratio": "upstream",
+        "wakegate_loading_seconds_left": "upstream",
+        "wakegate_loading_phase": "phase upstream",
         "wakegate_state_seconds": "state upstream",
         "wakegate_requests": "outcome route upstream",
         "wakegate_request_errors": "code upstream",
@@ -175,6 +177,8 @@ def test_the_gauges_say_what_the_upstream_says_at_the_scrape(busy: Metrics) -> N
     assert sample(busy, "wakegate_idle_stop_in_seconds") == 300
     assert sample(busy, "wakegate_ready_age_seconds") == 60
     assert sample(busy, "wakegate_loading_ratio") == 0.43
+    assert sample(busy, "wakegate_loading_seconds_left") == 25
+    assert sample(busy, "wakegate_loading_phase", phase="loading") == 1
     assert sample(busy, "wakegate_state_seconds_total", state="ready") == 60
 
 
@@ -192,7 +196,7 @@ def test_what_nobody_knows_is_absent() -> None:
     metrics = Metrics()
     metrics.watch(lambda: [UpstreamFacts("default", State.STOPPED, 0, 0, 0, None, None)])
     page = metrics.page().decode()
-    for name in ("last_activity_age", "loading_ratio", "idle_stop_in", "ready_age", "heartbeat_age", "keys_file_ok"):
+    for name in ("last_activity_age", "loading_", "idle_stop_in", "ready_age", "heartbeat_age", "keys_file_ok"):
         assert f"wakegate_{name}" not in page
 
 
@@ -212,7 +216,7 @@ def test_a_request_that_was_answered_is_counted_and_timed() -> None:
     assert sample(metrics, "wakegate_requests_total", outcome="answered", route="/v1/embeddings") == 1
     assert sample(metrics, "wakegate_time_to_first_byte_seconds_count", route="/v1/embeddings") == 1
     assert sample(metrics, "wakegate_time_to_first_byte_seconds_bucket", le="0.025") == 0
-    assert sample(metrics, "wakegate_time_to_first_byte_seconds_bucket", le="0.05") == 1
+    assert sample(metrics, "wakegate_time_to_first_byte_seconds_bucket", le="0.1") == 1
     assert sample(metrics, "wakegate_request_duration_seconds_sum") == 2
     assert sample(metrics, "wakegate_request_body_bytes_total") == 120
     assert sample(metrics, "wakegate_response_body_bytes_total") == 900

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.conductor import Snapshot
 from gateway.errors import Refused
+from gateway.policy.estimate import Progress
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Endpoint, Instance, Loading, Profile
 from gateway.web.auth import Key, Keys
@@ -39,7 +40,13 @@ SERVING = Snapshot(
     detail="",
     instance=Instance("i4", "local", Endpoint("http://localhost", socket="/run/secret.sock", key="engine-key"), 0.0),
 )
-LOADING = replace(SERVING, state=State.STARTING, loading=Loading("loading", 0.43, "12.1/28.0 GiB"), instance=None)
+LOADING = replace(
+    SERVING,
+    state=State.STARTING,
+    loading=Loading("loading", 0.5),
+    progress=Progress("loading", 0.4329, "12.1/28.0 GiB", 20.04, 24.96),
+    instance=None,
+)
 FAILED = replace(
     SERVING, state=State.FAILED, reason="The model was not found.", detail="FileNotFoundError: /data/x", instance=None
 )
@@ -78,7 +85,13 @@ def told(page: Page) -> Any:
             {
                 "status": "ok",
                 "state": "starting",
-                "progress": {"phase": "loading", "ratio": 0.43, "detail": "12.1/28.0 GiB"},
+                "progress": {
+                    "phase": "loading",
+                    "ratio": 0.432,
+                    "detail": "12.1/28.0 GiB",
+                    "elapsed": 20.0,
+                    "seconds_left": 25.0,
+                },
             },
         ),
         (

@@ -1,5 +1,8 @@
 """The console as a place for lines. It may be a pipe that nobody empties: only this room's own thread waits for it.
 
+On a terminal one line may be live: it stands below all others, is rewritten as often as one likes, and is out of the
+way while a line is printed. It comes as a line that begins with a carriage return, as no other line does.
+
 Several processes share one console (start.sh, health, gateway). A write of up to 4096 bytes to a pipe is whole or not
 at all (PIPE_BUF, pipe(7)), so lines go out in such pieces and no other process' line cuts one.
 """
@@ -12,6 +15,9 @@ import sys
 WHOLE = 4096
 """PIPE_BUF of Linux."""
 AT_ONCE = 64 << 10
+LIVE = b"\r"
+CLEARED = b"\r\x1b[K"
+"""Back to the line's beginning, and nothing more in it (EL, ECMA-48)."""
 
 
 class Console:
@@ -23,6 +29,16 @@ class Console:
         """Whether the last line that got out lacks its end."""
         self.lost_lines = 0
         self.lost_size = 0
+        self._live = b""
+        """What stands in the live line."""
+
+    @property
+    def is_terminal(self) -> bool:
+        fd = self._descriptor()
+        try:
+            return fd is not None and os.isatty(fd) and os.environ.get("TERM") != "dumb"
+        except OSError:
+            return False
 
     def __repr__(self) -> str:
         return f"<Console {self.trouble or 'fine'}>"
@@ -35,7 +51,7 @@ class Console:
                 sys.stdout.write(data.decode("utf-8", "replace"))
                 sys.stdout.flush()
             else:
-                self._write_lines(fd, b"\n" + data if self._torn else data)
+                self._write_lines(fd, self._around_the_live_line(b"\n" + data if self._torn else data, fd))
             self.trouble, self._torn = "", False
         except (OSError, ValueError, AttributeError) as error:
             self.trouble = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -47,7 +63,19 @@ class Console:
         pass  # nothing about a console ages
 
     def close(self) -> None:
-        pass  # it is not ours
+        """It is not ours, but for the live line."""
+        if self._live:
+            self.write(LIVE + b"\n")
+
+    def _around_the_live_line(self, data: bytes, fd: int) -> bytes:
+        if not self._live and LIVE not in data:
+            return data
+        shown, lines = self._live, data.split(b"\n")[:-1]
+        for line in lines:
+            if line.startswith(LIVE):
+                self._live = line[1:]
+        others = b"".join(line + b"\n" for line in lines if not line.startswith(LIVE))
+        return (CLEARED if shown else b"") + others + cut(self._live, fd)
 
     @staticmethod
     def _descriptor() -> int | None:
@@ -75,3 +103,12 @@ class Console:
                 continue
             self._torn = data[len(data) - len(view) + written - 1] != 0x0A
             view = view[written:]
+
+
+def cut(line: bytes, fd: int) -> bytes:
+    """As much as fits: a line that goes on in the next row could not be rewritten."""
+    try:
+        columns = os.get_terminal_size(fd).columns or 80
+    except OSError:
+        columns = 80
+    return line.decode("utf-8", "replace")[: columns - 1].encode()

@@ -58,6 +58,7 @@ class Happening:
     always: bool = False
     """On the console whatever LOG_TO says: guides and scripts wait for it."""
     only_console: bool = False
+    only_files: bool = False
     keeps_lines: bool = False
     """Whether its line ends are ours (a traceback's). Those that a stranger wrote are escaped."""
 
@@ -67,6 +68,13 @@ class Block:
     """Lines of our own making for the console, as they are; as JSON the message of one happening."""
 
     at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What stands in the terminal's last line from now on; empty: nothing."""
+
     text: str
 
 
@@ -114,7 +122,7 @@ class Logs:
         self._now = now
         self._least = LEVELS[plan.level]
         self._wants_requests = self._least <= logging.INFO
-        self._inbox: deque[Ended | Happening | Block | Marker] = deque()
+        self._inbox: deque[Ended | Happening | Block | Live | Marker] = deque()
         self._strange = 0
         """Characters of strangers that were handed in by requests, and (`_strange_done`) that were dealt with. Two
         numbers with one writer each, so that no lock is needed."""
@@ -128,6 +136,7 @@ class Logs:
         self._ending = False
         self._volume = Volume(plan.data_dir)
         self._console_place = Console()
+        self._is_live = plan.form == "text" and plan.to != "files" and self._console_place.is_terminal
         self._console = Outlet("console", self._console_place, note=self._note_for_console, limit=plan.most_waiting)
         self._files: Outlet | None = None
         live: Files | None = None
@@ -192,6 +201,15 @@ class Logs:
         """Lines of our own making, for the console only: a banner."""
         self._hand_in(Block(self._now(), block))
 
+    def loading(self, line: str, *, mark: bool) -> None:
+        """How far a start is: live on a terminal, else each line that is marked, as the banner without `[gateway]`."""
+        if self._is_live:
+            self._hand_in(Live(line))
+        elif mark and self.plan.to != "files":
+            self._hand_in(Block(self._now(), console.escaped(line)))
+        if mark and self._least <= logging.INFO:
+            self._hand_in(Happening(self._now(), "info", line[:LONGEST], only_files=True))
+
     def flush(self, patience: float = CLOSE) -> bool:
         """Wait until everything said so far is out, or for so many seconds. Whether it is. Blocks."""
         deadline = time.monotonic() + patience
@@ -238,7 +256,7 @@ class Logs:
 
     # -- handing in ----------------------------------------------------------------------------
 
-    def _hand_in(self, said: Happening | Block) -> None:
+    def _hand_in(self, said: Happening | Block | Live) -> None:
         if len(self._inbox) >= 2 * MOST:  # what is said is rarer, and worth more, than requests
             self._refused += 1
             return
@@ -330,12 +348,14 @@ class Logs:
             lines = [f"[gateway] {line.partition(' ')[2]}" for line in lines]
         shown.add(*lines)
 
-    def _put(self, said: Ended | Happening | Block, shown: Batch, filed: Batch) -> None:
+    def _put(self, said: Ended | Happening | Block | Live, shown: Batch, filed: Batch) -> None:
         try:
             if isinstance(said, Ended):
                 self._put_request(said, shown, filed)
             elif isinstance(said, Happening):
                 self._put_happening(said, shown, filed)
+            elif isinstance(said, Live):
+                shown.add("\r" + console.escaped(self._redact(said.text)))
             else:
                 self._put_block(said, shown)
         except Exception as error:  # a fault of ours in one line must not end all lines; it is said in its place
@@ -358,7 +378,7 @@ class Logs:
                 # Each line of a traceback has its time: so it is found, and nothing passes for another line.
                 for line in text.split("\n") if said.keeps_lines else (console.escaped(text),):
                     filed.add(console.escaped(self._formats.happening_text(said.at, line)))
-        if said.always or self.plan.to != "files":
+        if (said.always or self.plan.to != "files") and not said.only_files:
             if form == "json" and not (said.always and said.level == "info"):  # guides wait for no warning
                 shown.add(plain_json(self._formats.happening_json(said.at, said.level, text)))
             else:

@@ -1,10 +1,16 @@
 """The console as a place: whole lines among other processes', and no harm from one that is gone."""
 
+import fcntl
 import io
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,3 +90,105 @@ def test_any_stream_will_do(stream: io.StringIO | None, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stdout", stream)
     assert console.write("ünï\n".encode()) == 6
     assert stream is None or stream.getvalue() == "ünï\n"
+
+
+# --- the live line
+
+
+class Terminal:
+    """A pseudo terminal, and what stands on its screen."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, columns: int = 80) -> None:
+        self.ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.stream = open(self.theirs, "w", closefd=False)  # noqa: SIM115 - closed below
+        self._monkeypatch = monkeypatch
+        self.sent = b""
+
+    def console(self) -> Console:
+        """In the test itself: pytest replaces the stream between its phases."""
+        self._monkeypatch.setattr(sys, "stdout", self.stream)
+        self._monkeypatch.setenv("TERM", "xterm")
+        return Console()
+
+    def close(self) -> None:
+        self.stream.close()
+        os.close(self.theirs)
+        os.close(self.ours)
+
+    @property
+    def screen(self) -> list[str]:
+        os.set_blocking(self.ours, False)
+        try:
+            while piece := os.read(self.ours, 65536):
+                self.sent += piece
+        except BlockingIOError:
+            pass  # nothing more
+        rows, column = [""], 0
+        for part in re.split(r"(\x1b\[K|\r|\n)", self.sent.decode()):
+            if part == "\n":
+                rows.append("")
+                column = 0
+            elif part == "\r":
+                column = 0
+            elif part == "\x1b[K":
+                rows[-1] = rows[-1][:column]
+            else:
+                rows[-1] = rows[-1][:column] + part + rows[-1][column + len(part) :]
+                column += len(part)
+        return rows
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    made = Terminal(monkeypatch, columns=30)
+    yield made
+    made.close()
+
+
+def test_the_live_line_is_rewritten_in_place(terminal: Terminal) -> None:
+    console = terminal.console()
+    assert console.is_terminal
+    console.write(b"one\n\r#--- 25%\n")
+    console.write(b"\r##-- 50%\n\r### 75%\n")
+    assert terminal.screen == ["one", "### 75%"]
+
+
+def test_lines_are_printed_above_the_live_line_and_whole(terminal: Terminal) -> None:
+    console = terminal.console()
+    console.write(b"\r##-- 50%, a long live line\n")
+    console.write(b"two\nthree\n")
+    assert terminal.screen == ["two", "three", "##-- 50%, a long live line"]
+
+
+def test_an_empty_live_line_is_none(terminal: Terminal) -> None:
+    console = terminal.console()
+    console.write(b"\r##-- 50%\n")
+    console.write(b"\r\nREADY\n")
+    assert terminal.screen == ["READY", ""]
+    console.write(b"more\n")
+    assert terminal.screen == ["READY", "more", ""]
+
+
+def test_a_live_line_is_cut_to_the_terminals_width(terminal: Terminal) -> None:
+    terminal.console().write(b"\r" + b"#" * 300 + b"\n")
+    assert terminal.screen == ["#" * 29]
+
+
+def test_the_live_line_ends_with_the_console(terminal: Terminal) -> None:
+    console = terminal.console()
+    console.write(b"\r##-- 50%\n")
+    console.close()
+    assert terminal.screen == [""]
+
+
+def test_a_pipe_a_dumb_terminal_and_a_closed_stream_are_no_terminals(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert terminal.console().is_terminal
+    monkeypatch.setenv("TERM", "dumb")
+    assert not Console().is_terminal
+    monkeypatch.setattr(sys, "stdout", None)
+    assert not Console().is_terminal
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert not Console().is_terminal

@@ -46,6 +46,38 @@ def filed(folder: Path) -> str:
 # --- what goes where
 
 
+def test_how_far_a_start_is_stands_in_console_and_file_once_for_each_step(
+    make: Callable[..., Logs], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs = make()
+    logs.loading("[LOADING] ## 10%", mark=True)
+    logs.loading("[LOADING] ## 11%", mark=False)
+    logs.loading("", mark=False)
+    assert logs.flush(10)
+    assert capfd.readouterr().out == "[LOADING] ## 10%\n"
+    assert [line.split(" ", 1)[1] for line in filed(tmp_path).splitlines()] == ["[LOADING] ## 10%"]
+
+
+def test_on_a_terminal_it_is_one_line_that_moves_and_the_file_has_the_steps(
+    make: Callable[..., Logs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb", buffering=0) as screen:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        logs = make()
+        logs.loading("[LOADING] 10%", mark=True)
+        logs.loading("[LOADING] 11%", mark=False)
+        assert logs.flush(10)
+        logs.say("another thing")
+        assert logs.flush(10)
+        logs.loading("", mark=False)
+        assert logs.flush(10)
+        seen = screen.read(4096).decode()
+    assert "\r\x1b[K[gateway] another thing\r\n[LOADING] 11%" in seen and seen.endswith("\r\x1b[K")
+    assert "10%" in filed(tmp_path) and "11%" not in filed(tmp_path)
+
+
 def test_a_requests_line_is_on_the_console_and_in_the_file(
     make: Callable[..., Logs], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
