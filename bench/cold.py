@@ -4,11 +4,15 @@
     python -m bench.cold                       # both, with each engine that is installed; about two minutes
     python -m bench.cold --engines quick       # the stand-in alone: what the gateway adds where an engine adds nothing
     python -m bench.cold --rounds 9 --part wake
+    python -m bench.cold --part read --disk 200      # a cold disk of 200 MB/s, with and without READ_AHEAD; needs root
+    python -m bench.cold --part prompt               # the first caller of a long prompt, with and without WARMUP
 
 *boot*: `start.sh --no-setup` with the engine, from its exec. When a process began is read from /proc, which counts in
 hundredths of a second; the port and the answers are looked at every two milliseconds.
 *wake*: a gateway that runs while its engine does not; a streamed request wakes it. When the engine is ready is seen by
 asking it every two milliseconds, beside the gateway. A warm request's first byte is what the engine itself takes.
+*read*: from exec to the first byte, of a 460 MB model that is thrown out of the page cache before each start.
+*prompt*: from ready to the first byte of a caller who begins with 1,500 words that all begin with.
 
 Engines take turns; medians of the rounds [lowest..highest], in milliseconds. Needs Linux.
 """
@@ -33,7 +37,7 @@ from pathlib import Path
 
 from bench import processes
 from bench.stand import BenchError, free_port, get_ready
-from bench.subjects import KEY, ROOT
+from bench.subjects import KEY, ROOT, cache_folder
 
 LOOK_EVERY = 0.002
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -124,9 +128,11 @@ def connected(port: int, process: subprocess.Popen[bytes]) -> socket.socket:
     raise BenchError(f"nothing listens on {port}")
 
 
-def ask(caller: socket.socket) -> float:
+def ask(caller: socket.socket, prefix: str = "") -> float:
     """A streamed request; when the first byte of what the model says came (time.monotonic)."""
-    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 2}).encode()
+    messages = [{"role": "system", "content": prefix}] if prefix else []
+    messages.append({"role": "user", "content": "Hi"})
+    body = json.dumps({"messages": messages, "stream": True, "max_tokens": 2}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     caller.sendall(head.encode() + body)
@@ -159,6 +165,112 @@ def boot(engine: Engine, folder: Path) -> Figures:
     found["port open"] = 1000 * (opened - now)
     found["first byte"] = 1000 * (answered - now)
     return found
+
+
+# --- read --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def slow_disk(path: Path, speed: int) -> Iterator[list[str]]:
+    """Words before a command that make what it reads of this path's disk slow (bytes a second). 0: as it is."""
+    if not speed:
+        yield []
+        return
+    number = path.stat().st_dev
+    group = Path("/sys/fs/cgroup/blkio") / f"wakegate-bench-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise BenchError(
+            f"{group} cannot be made ({error.strerror}): --disk needs root and cgroup 1's blkio"
+        ) from error
+    try:
+        (group / "blkio.throttle.read_bps_device").write_text(f"{os.major(number)}:{os.minor(number)} {speed}")
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+    finally:
+        deadline = time.monotonic() + 10
+        while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        group.rmdir()
+
+
+def throw_out(path: Path) -> None:
+    """Out of the page cache, so that the disk is read again."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def reads(here: Path, wanted: str, rounds: int, speed: int) -> dict[str, list[Figures]]:
+    """Boots with the large model, on a cold cache; with and without take turns."""
+    model = large_model()
+    subjects = {name: engine for name, engine in chosen(engines(model, 0), wanted).items() if name != "quick"}
+    found: dict[str, list[Figures]] = {name: [] for name in subjects}
+    for number in range(rounds):
+        for name, engine in subjects.items():
+            figures: Figures = {}
+            for row, switch in zip(READ, ("false", "true"), strict=True):
+                (folder := here / f"read-{name}-{number}-{switch}").mkdir()
+                throw_out(model)
+                with slow_disk(model, speed) as slowly:
+                    figures[row] = first_byte(engine.settings | {"READ_AHEAD": switch}, folder, slowly)
+            found[name].append(figures)
+    return found
+
+
+def large_model() -> Path:
+    """460 MB of weights, made once."""
+    path = cache_folder() / "layers-24-dim-1024.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        words = ["--layers", "24", "--dim", "1024"]
+        subprocess.run([sys.executable, str(ROOT / "scripts/make_demo_model.py"), str(path), *words], check=True)
+    return path
+
+
+def first_byte(settings: dict[str, str], folder: Path, slowly: list[str]) -> float:
+    """Milliseconds from exec to the first byte of an answer."""
+    settings = settings | {"PORT": str(free_port()), "PORT_HEALTH": str(free_port())}
+    now = time.monotonic()
+    with running([*slowly, str(ROOT / "start.sh"), "--no-setup"], folder, settings) as (process, _):
+        return 1000 * (ask(connected(int(settings["PORT"]), process)) - now)
+
+
+# --- prompt ------------------------------------------------------------------------------------------------------
+
+
+def prompts(here: Path, model: Path, wanted: str, rounds: int) -> dict[str, list[Figures]]:
+    """The first caller's wait after the engine is ready, who begins with what is in WARMUP's file, or is not."""
+    prefix = " ".join(f"rule {number} is kept" for number in range(375))
+    (here / "prefix.txt").write_text(prefix)
+    subjects = {name: engine for name, engine in chosen(engines(model, 0), wanted).items() if name != "quick"}
+    found: dict[str, list[Figures]] = {name: [] for name in subjects}
+    for number in range(rounds):
+        for name, engine in subjects.items():
+            figures: Figures = {}
+            for row, warmup in zip(PROMPT, ("off", str(here / "prefix.txt")), strict=True):
+                (folder := here / f"prompt-{name}-{number}-{row}").mkdir()
+                settings = engine.settings | {"PORT": str(free_port()), "PORT_HEALTH": str(free_port())}
+                settings |= {"WARMUP": warmup, "MAX_MODEL_LEN": "16384"}
+                with running([str(ROOT / "start.sh"), "--no-setup"], folder, settings) as (process, _):
+                    port = int(settings["PORT"])
+                    connected(port, process).close()
+                    until_ready(port)
+                    began = time.monotonic()
+                    figures[row] = 1000 * (ask(connected(port, process), prefix) - began)
+            found[name].append(figures)
+    return found
+
+
+def until_ready(port: int) -> None:
+    deadline = time.monotonic() + WITHIN
+    while time.monotonic() < deadline:
+        with socket.create_connection(("127.0.0.1", port), timeout=WITHIN) as end:
+            end.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            if b'"ready"' in b"".join(iter(lambda: end.recv(65536), b"")):
+                return
+        time.sleep(0.05)
+    raise BenchError("the engine did not become ready")
 
 
 def births(root: int) -> dict[str, float]:
@@ -257,6 +369,8 @@ def wakes(engine: Engine, folder: Path, rounds: int) -> list[Figures]:
 # --- The table ------------------------------------------------------------------------------------------------------
 
 BOOT = ("health server", "gateway's process", "port open", "guard", "engine's process", "first byte")
+READ = ("first byte, READ_AHEAD=false", "first byte, READ_AHEAD=true")
+PROMPT = ("first byte, WARMUP=off", "first byte, WARMUP=prefix.txt")
 WAKE = ("request to ready", "ready to first byte", "of it, a warm request")
 
 
@@ -278,7 +392,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", default="", help="quick, llama-server, llama-cpp-python")
-    parser.add_argument("--part", choices=("boot", "wake", "both"), default="both")
+    parser.add_argument("--part", choices=("boot", "wake", "both", "read", "prompt"), default="both")
+    parser.add_argument("--disk", type=int, default=0, help="MB/s, for --part read; 0: as it is")
     asked = parser.parse_args()
     get_ready()
     before = processes.Busy.now()
@@ -288,13 +403,20 @@ def main() -> int:
         model = here / "demo.gguf"
         subprocess.run([sys.executable, str(ROOT / "scripts/make_demo_model.py"), str(model)], check=True)
         try:
-            if asked.part != "wake":
+            if asked.part == "read":
+                print(table("cold disk, ms", READ, reads(here, asked.engines, asked.rounds, asked.disk * 1_000_000)))
+            if asked.part == "prompt":
+                slow = here / "slow.gguf"
+                words = [sys.executable, str(ROOT / "scripts/make_demo_model.py"), str(slow), "--size", "slow"]
+                subprocess.run(words, check=True)
+                print(table("long prompt, ms", PROMPT, prompts(here, slow, asked.engines, asked.rounds)))
+            if asked.part in ("boot", "both"):
                 print(
                     table(
                         "boot, ms after exec", BOOT, boots(chosen(engines(model, 0), asked.engines), here, asked.rounds)
                     )
                 )
-            if asked.part != "boot":
+            if asked.part in ("wake", "both"):
                 woken: dict[str, list[Figures]] = {}
                 for number, engine in enumerate(chosen(engines(model, 0.7), asked.engines).values()):
                     (folder := here / f"wake{number}").mkdir()

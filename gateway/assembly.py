@@ -430,6 +430,7 @@ def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provide
             log_every=settings.log_rotate_every,
             caches=partial(cache_variables, volume),
             warmup=_warmup(settings),
+            read_ahead=settings.read_ahead,
         )
     except CommandError as error:
         raise CannotStart(str(error)) from error

@@ -237,6 +237,11 @@ class Settings(BaseModel):
         "for what an engine does only then. A file holds what callers begin with: its text is sent as the system "
         "message, or, if it is named `.json`, as the body of a whole chat request.",
     )
+    read_ahead: Switch = _lifecycle(
+        True,
+        "Whether the model's files are read into the page cache while the engine still starts, where they fit into the "
+        "memory that is free.",
+    )
     wake_on_start: Switch = _lifecycle(
         True,
         "Whether the engine is started with the gateway, before anybody asks.",

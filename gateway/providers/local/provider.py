@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # imported when the engine's process runs already
 
     from gateway.providers.local.measures import Measures
     from gateway.providers.local.progress import Reading
+    from gateway.providers.local.read_ahead import ReadAhead
     from gateway.providers.local.reasons import Complaints
     from gateway.providers.local.sleeping import Sleeper
     from gateway.providers.local.warmup import Warmup
@@ -130,6 +131,7 @@ class Run:
     reading: "Reading | None" = None
     """How far the engine is, by its lines and by what is measured of it."""
     measures: "Measures | None" = None
+    read_ahead: "ReadAhead | None" = None
     sleeper: "Sleeper | None" = None
     """Puts it to sleep; None: this engine cannot."""
     life: "asyncio.Task[None] | None" = None
@@ -148,6 +150,13 @@ class Run:
             self.reading.hear(line)
             if self.reading.serves and not served:
                 pipe.nudge()  # it is looked at now, not after the pause
+
+    def loaded(self) -> None:
+        """Whatever accompanies the loading is over."""
+        if self.measures is not None:
+            self.measures.close()
+        if self.read_ahead is not None:
+            self.read_ahead.close()
 
     def loading(self, health: Sight) -> Loading:
         """What can be said of an engine that does not serve yet."""
@@ -189,6 +198,7 @@ class LocalProvider:
         spawn: Spawn = spawn_guard,
         caches: Callable[[], Mapping[str, str]] = dict,
         warmup: "Warmup | None" = None,
+        read_ahead: bool = False,
         now: Callable[[], float] = time.time,
         python: str = sys.executable,
         watch_every: float = WATCH_EVERY,
@@ -208,6 +218,7 @@ class LocalProvider:
         self._spawn = spawn
         self._caches = caches
         self._warmup = warmup
+        self._read_ahead = read_ahead
         self._now = now
         self._python = python
         self._watch_every = watch_every
@@ -417,6 +428,7 @@ class LocalProvider:
         finally:
             # Nothing in this block waits, so that nothing can be cut off in it.
             remove(run.folder)
+            run.loaded()
             run.feed.tell(Gone(STOPPED) if run.stopping else gone)
 
     async def _play(self, run: Run) -> Gone:
@@ -433,6 +445,8 @@ class LocalProvider:
         self._profile = self._profile_of(engine_name)
         if model is not None and not self._profile.models:
             self._profile = replace(self._profile, models=(model.name,))
+        if model is not None:
+            self._begin_reading(run, model.path)
         with NewsPipe() as pipe:
             engine = run.engine = self._launch(run, engine_name, model, installed, pipe)
             try:
@@ -535,6 +549,13 @@ class LocalProvider:
         run.measures = Measures(model.path if model else None, visible=visible)
         run.measures.follow(engine.guard_pid)
 
+    def _begin_reading(self, run: Run, path: Path) -> None:
+        from gateway.providers.local.read_ahead import ReadAhead, bypassed
+
+        if self._read_ahead and not bypassed(self._spec.engine_args):
+            run.read_ahead = ReadAhead(path)
+            run.read_ahead.begin()
+
     async def _watch_engine(self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe) -> Gone:
         from gateway.providers.local.endings import how_it_ended, not_started
 
@@ -554,8 +575,7 @@ class LocalProvider:
                 serving.cancel()
                 await asyncio.wait({serving})
         finally:
-            if run.measures is not None:
-                run.measures.close()
+            run.loaded()
             await settle(session)
         pipe.read_now()
         if run.sleeper is not None and not run.served and run.sleeper.is_refused(engine.exited.result().tail):
@@ -611,8 +631,7 @@ class LocalProvider:
                     await self._warm_up(run, session, names)
                     run.served = True
                     engine.hush()
-                    if run.measures is not None:
-                        run.measures.close()
+                    run.loaded()
                     ready = Ready(names, slots or self._profile.concurrency)
                     if run.sleeper is not None:
                         run.sleeper.serves(ready)

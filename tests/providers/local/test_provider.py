@@ -19,6 +19,7 @@ from gateway.providers.local import guard
 from gateway.providers.local.commands import CommandError, EngineSpec, Format, Installed
 from gateway.providers.local.model_error import FOR_CALLERS, ModelError
 from gateway.providers.local.provider import FoundModel, LocalProvider
+from gateway.providers.local.read_ahead import WORTH
 from gateway.providers.local.reasons import CAUSES
 from gateway.providers.local.warmup import Warmup
 from tests.support.engines import (
@@ -189,6 +190,21 @@ async def test_an_engine_without_health_is_ready_by_its_models(local: Local) -> 
     """llama-cpp-python's own server."""
     _, _, watcher = await local.run("--no-health", "--load", "0.1")
     assert (await watcher.first(Ready)).models == ("fake",)
+
+
+async def test_a_models_files_are_read_ahead_for_as_long_as_it_loads(local: Local, tmp_path: Path) -> None:
+    with (tmp_path / "large.gguf").open("wb") as file:
+        file.truncate(WORTH)
+
+    async def large(tell: Callable[[Loading], None]) -> FakeModel:
+        return FakeModel(tmp_path / "large.gguf", "large")
+
+    provider = local.provider(local.command("--model", "{model}"), resolve=large, read_ahead=True)
+    _, watcher = await local.start(provider)
+    await watcher.first(Ready)
+    (run,) = provider._runs.values()
+    assert run.read_ahead is not None and run.read_ahead.wait(10)
+    assert "closed" in repr(run.read_ahead)
 
 
 async def test_an_engine_is_warmed_before_it_is_ready_however_that_goes(local: Local, caplog: Any) -> None:
