@@ -1013,6 +1013,8 @@ def _doubts(settings: Settings) -> Iterator[str]:
     if s.engine not in (None, "command") and s.engine_command:
         yield f"ENGINE_COMMAND is not used: ENGINE is {s.engine}"
     if s.log_total_size < 3 * s.log_max_size:
+    if any(word.startswith("--sleep-idle-seconds") for word in s.engine_args):
+        yield "ENGINE_ARGS: --sleep-idle-seconds can crash llama-server (CVE-2026-43631); IDLE_TIMEOUT stops it instead"
         yield "LOG_TOTAL_SIZE is less than three times LOG_MAX_SIZE: hardly anything is kept beside the live files"
     if s.fallback_url is not None and not s.has_fallback:
         yield "FALLBACK_URL is not used: COLD_START is not fallback, and FALLBACK_ON names no case"

@@ -621,6 +621,10 @@ WARNINGS: list[tuple[dict[str, str], str]] = [
         "awake, and is paid for",
     ),
     ({"ENGINE": "vllm", "ENGINE_COMMAND": "x"}, "ENGINE_COMMAND is not used: ENGINE is vllm"),
+    (
+        {"ENGINE_ARGS": "--sleep-idle-seconds 300"},
+        "ENGINE_ARGS: --sleep-idle-seconds can crash llama-server (CVE-2026-43631); IDLE_TIMEOUT stops it instead",
+    ),
     (FALLBACK, "FALLBACK_URL is not used: COLD_START is not fallback, and FALLBACK_ON names no case"),
     (
         FALLBACK | {"COLD_START": "fallback", "UPSTREAM_URL": "https://api.example.com"},

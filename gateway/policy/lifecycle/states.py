@@ -14,7 +14,7 @@ class State(StrEnum):
     READY = "ready"
     """Serves."""
     ASLEEP = "asleep"
-    """The process is there, its memory is given back. A request wakes it."""
+    """The process is there, its memory is given back, for as long as nobody comes. A request wakes it."""
     DRAINING = "draining"
     """The gateway is leaving: running answers may finish, nobody new is let in."""
     STOPPING = "stopping"
