@@ -246,11 +246,25 @@ def llama_slots(spec: EngineSpec) -> int:
     return 1
 
 
-def context_asked(spec: EngineSpec, engine: EngineName) -> int | None:
-    """Tokens that the engine is told to make room for, as far as these settings say it."""
-    if engine == "llama-server" and spec.max_model_len and not spec.ctx_size:
-        return spec.max_model_len * llama_slots(spec)
-    return (spec.ctx_size if engine != "vllm" else None) or spec.max_model_len
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A context that the engine is told to make room for."""
+
+    tokens: int
+    setting: str
+    """Which setting says so,"""
+    share: int = 1
+    """and for how many requests each."""
+
+
+def context_asked(spec: EngineSpec, engine: EngineName) -> Asked | None:
+    """As far as these settings say it; ENGINE_ARGS may say otherwise."""
+    if spec.ctx_size and engine != "vllm":
+        return Asked(spec.ctx_size, "CTX_SIZE")
+    if not spec.max_model_len:
+        return None
+    share = llama_slots(spec) if engine == "llama-server" else 1
+    return Asked(spec.max_model_len * share, "MAX_MODEL_LEN", share)
 
 
 def llama_server(spec: EngineSpec, place: Place, model: str, installed: Installed) -> Launch:

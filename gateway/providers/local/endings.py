@@ -87,14 +87,15 @@ def how_it_ended(
     complaints: Complaints | None = None,
     *,
     ran_out: bool | None = None,
+    room: int | None = None,
 ) -> Gone:
     """A closed sentence; what the engine itself said goes into the detail.
 
     `complaints` has heard what it printed while it started; the last lines are heard here. `failure` is what our own
-    child program told on its pipe: its reasons are closed sentences, like these.
+    child program told on its pipe: its reasons are closed sentences, like these. `room`: see `Complaints.reason`.
     """
     said = [str(failure.get("reason") or "")[:200], str(failure.get("detail") or "")] if failure is not None else []
-    reason = _complaint(exit, said, was_ready, complaints or Complaints())
+    reason = _complaint(exit, said, was_ready, complaints or Complaints(), room)
     seen = Witness(exit, was_ready, reason, said[0] if said else None, ran_out)
     sentence, lasting = _killed(seen) or _explained(seen) or _unexplained(seen)
     if failure is not None and failure.get("lasting") is True:
@@ -146,12 +147,14 @@ def _unexplained(seen: Witness) -> Verdict:
     return f"The engine ended with exit code {seen.code} {seen.when}.", False
 
 
-def _complaint(exit: Exit, said: list[str], was_ready: bool, complaints: Complaints) -> Reason | None:
+def _complaint(
+    exit: Exit, said: list[str], was_ready: bool, complaints: Complaints, room: int | None = None
+) -> Reason | None:
     """What its output explains. One that served complained of nothing before that; only its last words count."""
     heard = Complaints() if was_ready else complaints
     for line in (*(part for text in said for part in text.split(" / ")), *exit.tail):
         heard.hear(line)
-    reason = heard.reason()
+    reason = heard.reason(room)
     return None if reason is None or (was_ready and reason.cause not in WHILE_SERVING) else reason
 
 

@@ -117,6 +117,8 @@ class Run:
     folder: Path
     feed: Feed = field(default_factory=Feed)
     engine: GuardedEngine | None = None
+    model: Path | None = None
+    """What the engine was given."""
     complaints: "Complaints | None" = None
     oom_kills: int | None = None
     """The kernel's count when the engine was started."""
@@ -514,6 +516,7 @@ class LocalProvider:
         run.launched.set()
         from gateway.providers.local.reasons import Complaints
 
+        run.model = model.path if model is not None else None
         run.complaints = Complaints(commands.context_asked(spec, name))
         self._prepare_sleep(run, name, model, installed)
         self._measure(run, engine, name, model, env.get("CUDA_VISIBLE_DEVICES"))
@@ -587,7 +590,18 @@ class LocalProvider:
             run.served,
             run.complaints,
             ran_out=ran_out(run.oom_kills, oom_kills()),
+            room=await self._room(run),
         )
+
+    async def _room(self, run: Run) -> int | None:
+        """What a context might have had, where the engine ended for want of it."""
+        where = run.complaints.short_of if run.complaints is not None else None
+        if where is None:
+            return None
+        from gateway.providers.local.room import room_for_context
+
+        look = partial(room_for_context, where, run.model, devices=self._environment.get("CUDA_VISIBLE_DEVICES"))
+        return await asyncio.get_running_loop().run_in_executor(self._executor, look)
 
     async def _serve(
         self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe, session: "aiohttp.ClientSession"

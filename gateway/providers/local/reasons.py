@@ -18,6 +18,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
+
+from gateway.providers.local.commands import Asked
 
 LINE_MAX = 500
 """Characters of a line that are looked at."""
@@ -408,6 +411,11 @@ _CAPACITY = re.compile(
     r"total capacity of (\d{1,6}(?:\.\d{1,3})?) (gib|mib) of which (\d{1,6}(?:\.\d{1,3})?) (gib|mib)"
 )
 _OURS = re.compile(r"this process has (\d{1,6}(?:\.\d{1,3})?) (gib|mib) memory in use")
+CACHE_REFUSED = "failed to allocate buffer for kv cache"
+"""Of llama.cpp's buffers the one that grows as the context does."""
+SURELY, STEP = 0.9, 256
+"""What is proposed is less than what would just fit, since more than the cache is wanted, and a round number."""
+Memory = Literal["main", "gpu"]
 FOREIGN_SHARE = 0.2
 """Of a GPU's memory: what others hold, above which they, and not the model, are the reason."""
 
@@ -435,12 +443,13 @@ class Reason:
 class Complaints:
     """Hears what one engine prints and keeps the line that explains most. Its memory does not grow."""
 
-    def __init__(self, context: int | None = None) -> None:
-        """`context`: tokens that it was told to make room for, if it was."""
-        self._context = context
+    def __init__(self, asked: Asked | None = None) -> None:
+        self._asked = asked
         self._best: tuple[Worth, str, str] | None = None
         self._buffer = 0
-        """Bytes that the last refused allocation asked for."""
+        """Bytes that the last refused allocation asked for,"""
+        self._where: Memory = "main"
+        """and of which memory."""
 
     def __repr__(self) -> str:
         return f"<Complaints {self._best[1] if self._best else 'none'}>"
@@ -460,8 +469,8 @@ class Complaints:
             return
         if refused := _BUFFER.search(said):
             self._buffer = int(refused[2] or 0) or self._buffer
-            main = refused[1].startswith("cpu") or refused[1].endswith("_host")
-            self._keep("memory" if main else "gpu_memory", min(most, GENERAL), line)
+            self._where = "main" if refused[1].startswith("cpu") or refused[1].endswith("_host") else "gpu"
+            self._keep("memory" if self._where == "main" else "gpu_memory", min(most, GENERAL), line)
         for sign in SIGNS:
             if sign.words[0] in said and all(word in said for word in sign.words):
                 self._keep(_others(sign.cause, said), min(most, sign.worth), line)
@@ -470,25 +479,38 @@ class Complaints:
         if self._best is None or worth > self._best[0]:
             self._best = worth, cause, line
 
-    def reason(self) -> Reason | None:
-        """What explains the failure; None when nothing that was printed does."""
+    @property
+    def short_of(self) -> "Memory | None":
+        """The memory that was too small for the context, where it is worth asking how much of it there is."""
+        if self._best is None or self._best[1] != "context" or self._asked is None or not self._buffer:
+            return None
+        return self._where if CACHE_REFUSED in self._best[2].lower() else None
+
+    def reason(self, room: int | None = None) -> Reason | None:
+        """What explains the failure; None when nothing that was printed does.
+
+        `room`: bytes that a context may have of the memory that it is `short_of`, if anybody knows.
+        """
         if self._best is None:
             return None
         worth, cause, line = self._best
-        sentence = self._long_context(line.lower()) if cause == "context" else ""
+        sentence = self._long_context(line.lower(), room) if cause == "context" else ""
         return Reason(cause, sentence or CAUSES[cause].sentence, CAUSES[cause].lasting, line, worth)
 
-    def _long_context(self, said: str) -> str:
+    def _long_context(self, said: str, room: int | None) -> str:
         """With the numbers that are known: what was asked for, and what would fit."""
-        asked = _tokens(_ASKED.search(said)) or self._context
-        largest = _tokens(_LARGEST.search(said))
-        if asked is None:
+        tokens = _tokens(_ASKED.search(said)) or (self._asked.tokens if self._asked else None)
+        if tokens is None:
             return ""
-        what = f"There is not enough memory for a context of {asked} tokens"
-        if largest:
+        what = f"There is not enough memory for a context of {tokens} tokens"
+        if largest := _tokens(_LARGEST.search(said)):
             return f"{what}: set MAX_MODEL_LEN={largest} or less, or GPU_MEMORY_UTILIZATION higher."
         if self._buffer:
             what += f", which takes {self._buffer / 2**30:.1f} GiB"
+        if self._asked is not None and self.short_of and room is not None:
+            fits = int(self._asked.tokens * room / self._buffer / self._asked.share * SURELY) // STEP * STEP
+            if 0 < fits * self._asked.share < tokens:
+                return f"{what}: set {self._asked.setting}={fits} or less, by what is free now."
         return f"{what}: {CAUSES['context'].do}."
 
 

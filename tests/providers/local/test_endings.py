@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from gateway.providers.base import Gone
+from gateway.providers.local.commands import Asked
 from gateway.providers.local.endings import (
     LESS_MEMORY,
     calls_files_damaged,
@@ -155,7 +156,7 @@ def test_our_childs_native_words_are_read_for_a_better_reason() -> None:
         "detail": "alloc_tensor_range: failed to allocate CPU buffer of size 12800032768 / llama_init_from_model: "
         "failed to initialize the context: failed to allocate buffer for kv cache",
     }
-    gone = how_it_ended(Exit(1), said, False, Complaints(50_000_000))
+    gone = how_it_ended(Exit(1), said, False, Complaints(Asked(50_000_000, "CTX_SIZE")))
     assert gone.reason.startswith("There is not enough memory for a context of 50000000 tokens, which takes 11.9 GiB:")
     assert gone.lasting
 

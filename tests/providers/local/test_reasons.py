@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import SETTINGS
+from gateway.providers.local.commands import Asked
 from gateway.providers.local.reasons import CAUSES, LINE_MAX, SIGNS, WHILE_SERVING, Complaints, Reason, Worth
 
 LOGS = Path(__file__).parent / "logs"
@@ -205,11 +206,11 @@ CONSTRUCTED = [
 """As the engines' sources print them (GPUs and gated models are not at hand here), not recorded."""
 
 
-def told(*lines: str, context: int | None = None) -> Reason | None:
-    complaints = Complaints(context)
+def told(*lines: str, asked: Asked | None = None, room: int | None = None) -> Reason | None:
+    complaints = Complaints(asked)
     for line in lines:
         complaints.hear(line)
-    return complaints.reason()
+    return complaints.reason(room)
 
 
 def recorded(name: str) -> list[str]:
@@ -261,16 +262,64 @@ def test_vllm_whose_core_is_killed_while_it_serves_ends_with_0_and_its_reason_is
     assert reason is not None and reason.cause == "core_died" and reason.cause in WHILE_SERVING
 
 
+CACHE_REFUSED = (
+    "E alloc_tensor_range: failed to allocate CUDA0 buffer of size 12884901888",
+    "E llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache",
+)
+
+
 def test_where_the_engine_knows_no_largest_context_what_was_asked_and_what_it_takes_are_told() -> None:
-    reason = told(
-        "E alloc_tensor_range: failed to allocate CUDA0 buffer of size 12884901888",
-        "E llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache",
-        context=98304,
-    )
+    reason = told(*CACHE_REFUSED, asked=Asked(98304, "CTX_SIZE"))
     assert reason is not None and reason.sentence == (
         "There is not enough memory for a context of 98304 tokens, which takes 12.0 GiB: "
         "set MAX_MODEL_LEN or MAX_NUM_SEQS lower (for llama.cpp also CTX_SIZE)."
     )
+
+
+@pytest.mark.parametrize(
+    "asked, setting",
+    [(Asked(98304, "CTX_SIZE"), "CTX_SIZE=44032"), (Asked(98304, "MAX_MODEL_LEN", 4), "MAX_MODEL_LEN=11008")],
+)
+def test_where_the_engine_knows_no_largest_context_it_is_reckoned_from_the_room_there_is(
+    asked: Asked, setting: str
+) -> None:
+    """Half of it is free, and a tenth of that is left for what comes beside the cache."""
+    reason = told(*CACHE_REFUSED, asked=asked, room=6 << 30)
+    assert reason is not None and reason.sentence == (
+        f"There is not enough memory for a context of 98304 tokens, which takes 12.0 GiB: set {setting} or less, by "
+        "what is free now."
+    )
+
+
+@pytest.mark.parametrize("room", [None, 0, 1 << 20, 16 << 30])
+def test_a_number_that_helps_nobody_is_not_told(room: int | None) -> None:
+    """Nothing is free; too little for any context; more than it asked for, so that somebody has left meanwhile."""
+    reason = told(*CACHE_REFUSED, asked=Asked(98304, "CTX_SIZE"), room=room)
+    assert reason is not None and "=" not in reason.sentence
+
+
+@pytest.mark.parametrize(
+    "line, asked, memory",
+    [
+        (CACHE_REFUSED[0], Asked(98304, "CTX_SIZE"), "gpu"),
+        ("alloc_tensor_range: failed to allocate CPU buffer of size 7", Asked(98304, "CTX_SIZE"), "main"),
+        ("alloc_tensor_range: failed to allocate CUDA_Host buffer of size 7", Asked(98304, "CTX_SIZE"), "main"),
+        (CACHE_REFUSED[0], None, None),
+        ("nothing of a size", Asked(98304, "CTX_SIZE"), None),
+    ],
+)
+def test_it_says_of_which_memory_to_ask_how_much_there_is(line: str, asked: Asked | None, memory: str | None) -> None:
+    complaints = Complaints(asked)
+    for each in (line, CACHE_REFUSED[1]):
+        complaints.hear(each)
+    assert complaints.short_of == memory
+
+
+def test_of_other_buffers_nobody_knows_how_they_grow() -> None:
+    complaints = Complaints(Asked(98304, "CTX_SIZE"))
+    for line in (CACHE_REFUSED[0], "failed to initialize the context: failed to allocate compute pp buffers"):
+        complaints.hear(line)
+    assert complaints.short_of is None
 
 
 def test_the_cause_is_told_and_not_what_came_of_it() -> None:
