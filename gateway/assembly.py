@@ -190,6 +190,7 @@ def make_fallback(
         conductor=conductor,
         purse=purse,
         limits=limits_for(limits),
+        most_bytes=settings.max_queue_bytes,
         wake_after=WakeAfter(Often(*settings.wake_after)) if settings.wake_after is not None else None,
         on_answered=count,
         on_objection=metrics.fallback_not_asked,

@@ -114,7 +114,8 @@ class Settings(BaseModel):
         "auto",
         "What `/ping` says: *strict* 204 during the first start, 200 while requests can be served or would wake "
         "the engine, else 503; *hold* 200 as soon as the gateway listens; *always* 200.",
-        unset="`auto`: strict; on RunPod's load balancer hold when starts take longer than 90 s",
+        unset="`auto`: strict; hold with `COLD_START=fallback`, and on RunPod's load balancer when starts take longer "
+        "than 90 s",
     )
     data_dir: Annotated[Path, kinds.FOLDER] = _places(
         Path("data"),
@@ -1012,9 +1013,9 @@ def _doubts(settings: Settings) -> Iterator[str]:
         )
     if s.engine not in (None, "command") and s.engine_command:
         yield f"ENGINE_COMMAND is not used: ENGINE is {s.engine}"
-    if s.log_total_size < 3 * s.log_max_size:
     if any(word.startswith("--sleep-idle-seconds") for word in s.engine_args):
         yield "ENGINE_ARGS: --sleep-idle-seconds can crash llama-server (CVE-2026-43631); IDLE_TIMEOUT stops it instead"
+    if s.log_total_size < 3 * s.log_max_size:
         yield "LOG_TOTAL_SIZE is less than three times LOG_MAX_SIZE: hardly anything is kept beside the live files"
     if s.fallback_url is not None and not s.has_fallback:
         yield "FALLBACK_URL is not used: COLD_START is not fallback, and FALLBACK_ON names no case"

@@ -440,7 +440,9 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
         default("host", "127.0.0.1")
     if settings.wake_after is not None:
         default("wake_on_start", False)
-    if settings.health_mode == "auto" and around.platform != "runpod-serverless":
+    if settings.health_mode == "auto" and settings.cold_start == "fallback":
+        changes["health_mode"] = "hold"  # requests are answered from the first moment on, by somebody else
+    elif settings.health_mode == "auto" and around.platform != "runpod-serverless":
         changes["health_mode"] = "strict"  # there the app decides, by how long starts take
     if settings.provider != "local" or around.is_worker:
         default("idle_timeout", None)

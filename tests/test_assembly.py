@@ -1,15 +1,29 @@
 """Who may call a gateway whose operator said little about keys: INTERFACE's "No key configured", place by place."""
 
+import asyncio
 import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gateway.assembly import Access, Boot, CannotStart, make_access, make_quotas
+from gateway.assembly import Access, Boot, CannotStart, make_access, make_fallback, make_quotas
+from gateway.conductor import Conductor
+from gateway.conductor import Limits as ConductorLimits
 from gateway.config import Settings
 from gateway.errors import Refused
+from gateway.policy.admission import Admission
+from gateway.policy.admission import Limits as AdmissionLimits
+from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
+from gateway.providers.base import Endpoint
+from gateway.proxy.fallback import Fallback
+from gateway.proxy.outgoing import Outgoing
+from gateway.proxy.purse import Reserved
+from gateway.proxy.upstream import Limits
+from gateway.proxy.usage import Usage
+from gateway.records.metrics import Metrics
 from gateway.surroundings import Platform, Surroundings
+from tests.support.house import StubProvider
 
 KEY = "a-key-that-nobody-guesses"
 HOME = Surroundings(is_terminal=True)
@@ -137,3 +151,55 @@ def test_what_was_spent_is_kept_where_an_hour_has_a_price(tmp_path: Path) -> Non
     quotas = make_quotas(settings(tmp_path, hourly_price="0.34"), boot, now=0.0)
     quotas.close(0.0, 1_795_000_000.0)
     assert quotas.spending is not None
+
+
+FALLBACK = {
+    "cold_start": "fallback",
+    "fallback_url": "https://api.example.com/api/v1/",
+    "fallback_model": "small",
+    "fallback_api_key": "sk-paid",
+}
+
+
+async def fallback_of(folder: Path, **given: object) -> tuple[Fallback | None, Metrics]:
+    boot = Boot("nonce", folder, None, "20261121T140000Z_here")
+    metrics = Metrics()
+    limits = Limits(connect=10, first_byte=900, answer=3600, gap=600, heartbeat=15)
+    provider = StubProvider(Endpoint("http://127.0.0.1:1"))
+    conductor = Conductor(
+        "default",
+        provider,
+        Lifecycle(LifecycleSettings(), now=0.0),
+        Admission(AdmissionLimits(concurrency=1, max_queue_size=1, max_queue_bytes=1, queue_timeout=1)),
+        limits=ConductorLimits(stop_within=1, drain_reserve=1),
+    )
+    return make_fallback(settings(folder, **given), boot, conductor, metrics, limits), metrics
+
+
+async def test_nobody_else_answers_unless_the_operator_says_so(tmp_path: Path) -> None:
+    made, _ = await fallback_of(tmp_path, **(FALLBACK | {"cold_start": "hold"}))
+    assert made is None and list(tmp_path.iterdir()) == []
+
+
+async def test_the_fallback_is_asked_where_and_when_the_settings_say(tmp_path: Path) -> None:
+    made, metrics = await fallback_of(tmp_path, **FALLBACK, fallback_on="queue_full")
+    assert made is not None
+    assert "https://api.example.com" in repr(made) and "sk-paid" not in repr(made)
+    assert made.case_of("queue_full") == "queue_full" and made.case_of("start_failed") == ""
+    assert b'why="waking"' in metrics.page() and b'why="queue_full"' in metrics.page()
+    assert made.purse.spent is None
+    made.close()
+
+
+async def test_what_the_fallback_costs_is_kept_on_the_volume_and_shown(tmp_path: Path) -> None:
+    prices = {"fallback_price_in": "0.15", "fallback_price_out": "0.6", "fallback_max_spend": "20"}
+    made, metrics = await fallback_of(tmp_path, **FALLBACK, **prices)
+    assert made is not None and made.purse.limit == 20_000_000
+    reserved = await made.purse.reserve(Outgoing((), 1000, 1000))
+    assert isinstance(reserved, Reserved)
+    assert made.purse.settle(reserved, Usage(1000, 1000)) == 750
+    assert b"wakegate_fallback_month_spend_dollars 0.00075" in metrics.page()
+    made.close()
+    assert await asyncio.get_running_loop().run_in_executor(None, made.purse.close, 5.0)
+    (file,) = (tmp_path / "state" / "fallback").iterdir()
+    assert '"fallback": 750' in file.read_text()

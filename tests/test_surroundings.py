@@ -462,6 +462,13 @@ def test_nothing_is_woken_at_the_start_where_it_takes_several_to_wake_it() -> No
     assert settle(settings(**fallback, WAKE_AFTER="5/10m", WAKE_ON_START="yes"), PLAIN).wake_on_start
 
 
+def test_what_somebody_else_answers_from_the_first_moment_on_is_not_said_to_be_initialising() -> None:
+    fallback = {"COLD_START": "fallback", "FALLBACK_URL": "https://a.example", "FALLBACK_MODEL": "m"}
+    assert settle(settings(**fallback), PLAIN).health_mode == "hold"
+    assert settle(settings(**fallback), look(SERVERLESS, Table(there=DOCKER))).health_mode == "hold"
+    assert settle(settings(**fallback, HEALTH_MODE="strict"), PLAIN).health_mode == "strict"
+
+
 def test_settling_twice_changes_nothing_more() -> None:
     around = look(SERVERLESS, Table(there=DOCKER, writable=ALL))
     once = settle(settings(API_KEY="sk-0123456789abcdef"), around)

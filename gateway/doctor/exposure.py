@@ -4,9 +4,10 @@ import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from gateway.config import KEY_LENGTH
+from gateway.config import KEY_LENGTH, host_and_port, is_public
 from gateway.doctor.case import Case
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding, found
+from gateway.kinds import MONEY, shown
 
 EXPIRES_SOON = 14.0
 """Days. Let's Encrypt's clients renew 30 days before the end."""
@@ -19,6 +20,7 @@ def check(case: Case) -> Iterator[Finding]:
     yield from _keys_file(case)
     yield from _metrics(case)
     yield from _certificate(case)
+    yield from _fallback(case)
     for path, mode in case.facts.readable if not case.around.in_container else ():  # a container has one user
         yield found("secret-readable", path=shlex.quote(path), mode=mode)
 
@@ -78,6 +80,26 @@ def _metrics(case: Case) -> Iterator[Finding]:
         yield found("metrics-open", port=port, who="the internet")
     elif not around.in_container:
         yield found("metrics-open", NOTE, port=port, who="your network")
+
+
+def _fallback(case: Case) -> Iterator[Finding]:
+    """Who else answers, and whether it would."""
+    s = case.settings
+    if not s.has_fallback or s.fallback_url is None:
+        return
+    host, _ = host_and_port(s.fallback_url)
+    limit = s.fallback_max_spend
+    spelled = "without a limit" if limit is None else f"at most {MONEY.spell(limit)} dollars a month"
+    when = ", ".join((*(("while it wakes",) if s.cold_start == "fallback" else ()), *s.fallback_on))
+    model = shown(s.fallback_model)
+    yield found("fallback", host=host, model=model, when=when, limit=spelled, url=s.fallback_url)
+    if not is_public(host):
+        return
+    if limit is None:
+        prices = "" if s.fallback_price_in is not None else " FALLBACK_PRICE_IN=0.15 FALLBACK_PRICE_OUT=0.60"
+        yield found("fallback-without-limit", host=host, cure=f"export FALLBACK_MAX_SPEND=20{prices}")
+    if s.fallback_api_key is None:
+        yield found("fallback-without-key", host=host)
 
 
 def _certificate(case: Case) -> Iterator[Finding]:

@@ -415,6 +415,24 @@ CATALOGUE: dict[str, Kind] = {
         cure="curl $URL/health -H \"Modal-Key: $MODAL_KEY\" -H \"Modal-Secret: $MODAL_SECRET\"",
     ),
     # --- exposure
+    "fallback": _kind(
+        "exposure", NOTE,
+        what="Requests leave for {host} and are asked there as {model}: {when}; {limit}.",
+        why="COLD_START=fallback or FALLBACK_ON says so. Who must not leave says X-Wakegate-Fallback: never.",
+        cure="curl -sS {url}/models -H \"Authorization: Bearer $FALLBACK_API_KEY\"",
+    ),
+    "fallback-without-limit": _kind(
+        "exposure", DOUBTFUL,
+        what="Nothing bounds what the fallback at {host} may cost.",
+        why="Whoever has a key can have it paid for as much as they ask, for as long as the GPU wakes.",
+        cure="{cure}",
+    ),
+    "fallback-without-key": _kind(
+        "exposure", DOUBTFUL,
+        what="The fallback at {host} is asked without a key.",
+        why="APIs that are paid per token refuse that; callers are held then, as without a fallback.",
+        cure="export FALLBACK_API_KEY_FILE=/run/secrets/fallback",
+    ),
     "engine-open": _kind(
         "exposure", BREAKS, DOUBTFUL,
         what="{engine} listens on {address} port {port}, beside the gateway, and answers {routes} without a key.",

@@ -31,10 +31,10 @@ CASE_OF: Final[Mapping[str, str]] = {
 """By the code of the refusal that the caller would get otherwise. A key's own month is spent before a request gets as
 far as that, so `insufficient_quota` is the gateway's budget here."""
 
-Objection = Literal["", "forbidden", "key", "route", "request", "paused", "spend", "volume"]
-OBJECTIONS: Final = ("forbidden", "key", "route", "request", "paused", "spend", "volume")
-"""Why the fallback was not asked: the request's header, its key, its route, what stands in it; the fallback failed just
-now; its month's money is spent; the volume that keeps what was spent does not answer."""
+Objection = Literal["", "forbidden", "key", "route", "request", "crowded", "paused", "spend", "volume"]
+OBJECTIONS: Final = ("forbidden", "key", "route", "request", "crowded", "paused", "spend", "volume")
+"""Why the fallback was not asked: the request's header, its key, its route, what stands in it; too much is on its way
+there already; it failed just now; its month's money is spent; the volume that keeps what was spent does not answer."""
 
 
 @dataclass(frozen=True, slots=True)

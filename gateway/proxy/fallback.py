@@ -11,6 +11,7 @@ Each answer is one fact (`Answered`), for the metrics. What an operator has to k
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -37,9 +38,17 @@ ANSWER: Final = 300.0
 CONNECT: Final = 5.0
 _FAULT_OF_ITS_REQUEST: Final = frozenset({400, 413, 415, 422})
 """Statuses that say nothing of the fallback: another request may go well. Ours may serve this one, too."""
-_WRONG_KEY: Final = frozenset({401, 402, 403, 407})
 _LEFT_ALONE: Final = 60.0
 """Seconds at least after a failure that only an operator can do something about."""
+_HELP: Final = (
+    ((401, 403, 407), "it refuses the key: FALLBACK_API_KEY"),
+    ((402,), "its account has no money, or FALLBACK_API_KEY is another's"),
+    ((404, 405), "it has no {route}, or no such model: FALLBACK_URL, FALLBACK_MODEL"),
+    (range(400), "what comes is no answer of an API: FALLBACK_URL"),
+)
+"""By status: what only an operator can do something about."""
+SAID_MAX: Final = 200
+"""Characters of a vendor's own words that stand in the log."""
 
 Outcome = Literal["answered", "declined", "unreached", "broke", "left"]
 OUTCOMES: Final = ("answered", "declined", "unreached", "broke", "left")
@@ -77,8 +86,15 @@ class _Errand:
     """One request on its way."""
 
     task: "asyncio.Task[object] | None"
+    bytes: int
+    """Of its body, as long as that is held."""
     is_cut: bool = False
     has_begun: bool = False
+
+    def let_go(self) -> int:
+        """The bytes that are free now."""
+        free, self.bytes = self.bytes, 0
+        return free
 
 
 class Fallback:
@@ -93,13 +109,15 @@ class Fallback:
         conductor: Conductor,
         purse: Purse,
         limits: Limits,
+        most_bytes: int = 1 << 28,
         wake_after: WakeAfter | None = None,
         on_answered: Callable[[Answered], None] = lambda answered: None,
         on_objection: Callable[[Objection], None] = lambda objection: None,
         say: Callable[[str, str], None] = lambda line, level: None,
     ) -> None:
         """`endpoint`: what stands before `/chat/completions` is its url and prefix. `wake_after`: None when each
-        request wakes. `say` gets a line for the log and its level."""
+        request wakes. `most_bytes`: of bodies that may be on their way there at once. `say` gets a line for the log
+        and its level."""
         self.purse = purse
         self._endpoint = endpoint
         self._upstream = Upstream(endpoint, limits)
@@ -107,8 +125,13 @@ class Fallback:
         self._conductor = conductor
         self._wake_after = wake_after
         self._manner = Manner(model, limited=purse.limit is not None)
-        self._circuit = Circuit()
-        self._said = ""
+        self._circuits = {route: Circuit() for route in rules.routes}
+        """One for each route: an API without `/completions` can be well all the same."""
+        self._said: dict[str, str] = {}
+        """What is wrong, by route."""
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        """Of bodies on their way."""
         self._on_answered = on_answered
         self._on_objection = on_objection
         self._say = say
@@ -117,14 +140,13 @@ class Fallback:
         self._clock = asyncio.get_running_loop().time
 
     def __repr__(self) -> str:
-        return f"<Fallback {self._endpoint.url}, {self._circuit!r}, {self.purse!r}, {len(self._under_way)} under way>"
+        return f"<Fallback {self._endpoint.url}, {self.state}, {self.purse!r}, {len(self._under_way)} under way>"
 
     @property
     def state(self) -> str:
         """How it is doing, in one line."""
-        if not self._circuit.is_closed:
-            return f"left alone for now: {self._said}"
-        return self.purse.state or "ok"
+        wrong = "; ".join(dict.fromkeys(self._said.values()))
+        return (f"left alone for now: {wrong}" if wrong else self.purse.state) or "ok"
 
     # -- when ----------------------------------------------------------------------------------
 
@@ -164,12 +186,14 @@ class Fallback:
         """None: it was answered."""
         for _ in range(2):
             readable = asked.body.readable
+            if self._bytes + asked.body.size > self._most_bytes:
+                return "crowded"
             out = outgoing(readable, asked.route, asked.body.facts, self._manner) if readable is not None else None
             if out is None:
                 return "request"
-            if not self._circuit.may(self._clock()):
+            if not self._circuits[asked.route].may(self._clock()):
                 return "paused"
-            reserved = await self._reserve(out)
+            reserved = await self._reserve(out, self._circuits[asked.route])
             if isinstance(reserved, str):
                 return reserved
             before = self._manner
@@ -179,37 +203,38 @@ class Fallback:
                 break  # else it wants the same in another word, and gets it
         return "failed"
 
-    async def _reserve(self, out: Outgoing) -> Reserved | Objection:
+    async def _reserve(self, out: Outgoing, circuit: Circuit) -> Reserved | Objection:
         reserved: Reserved | Objection = "spend"
         try:
             reserved = await self.purse.reserve(out)
         finally:
             if isinstance(reserved, str):
-                self._circuit.left()
+                circuit.left()
         return reserved
 
     async def _go(self, asked: Asked, reserved: Reserved, why: str) -> bool:
         reply, extra = asked.reply, asked.reply.extra
         reply.extra = (*extra, SERVED_BY)
-        errand = _Errand(asyncio.current_task())
+        errand = _Errand(asyncio.current_task(), asked.body.size)
         self._under_way.add(errand)
+        self._bytes += errand.bytes
         outcome: Outcome = "left"
         was_read = True
         try:
             await self._upstream.pipe(self._call(asked, reserved.out, errand), reply)
             outcome = "answered"
-            self._worked()
+            self._worked(asked.route)
             if not errand.has_begun:
                 asked.on_answer()
         except Unreached as error:
             outcome, was_read = "unreached", False
-            self._failed(f"it cannot be reached ({error}); FALLBACK_URL says where it is")
+            self._failed(asked.route, f"it cannot be reached ({error}); FALLBACK_URL says where it is")
         except Declined as declined:
             outcome, was_read = "declined", False
-            self._was_declined(declined, asked.route)
+            self._was_declined(asked.route, declined)
         except Refused as refused:
             outcome = "broke"
-            self._failed(_words(refused))
+            self._failed(asked.route, _words(refused))
             if errand.has_begun or not reply.may_begin:
                 raise refuse(refused.refusal.code, _words(refused)) from refused
         except asyncio.CancelledError:
@@ -220,10 +245,11 @@ class Fallback:
             raise refuse("draining", said) from None
         finally:
             self._under_way.discard(errand)
+            self._bytes -= errand.let_go()
             if not self._under_way:
                 self._all_back.set()
             if outcome == "left":
-                self._circuit.left()
+                self._circuits[asked.route].left()
             cost = self.purse.settle(reserved, reply.usage, events=reply.events, was_read=was_read)
             self._on_answered(Answered(outcome, why, reply.usage, cost))
             if outcome != "answered" and reply.may_begin:
@@ -239,6 +265,7 @@ class Fallback:
                 errand.has_begun = True
                 asked.on_answer()
                 asked.body.let_go()
+                self._bytes -= errand.let_go()
 
         call = Call(
             "POST",
@@ -258,35 +285,33 @@ class Fallback:
 
     # -- how it is doing -----------------------------------------------------------------------
 
-    def _worked(self) -> None:
-        self._circuit.worked()
-        if self._said:
-            self._said = ""
+    def _worked(self, route: str) -> None:
+        self._circuits[route].worked()
+        if self._said.pop(route, None) is not None:
             self._say("the fallback answers again", "info")
 
-    def _failed(self, why: str, *, at_least: float = 0) -> None:
-        self._circuit.failed(self._clock(), at_least=at_least)
-        if why != self._said:
-            self._said = why
-            self._say(f"warning: the fallback fails, and callers are held meanwhile: {why}", "warning")
+    def _failed(self, route: str, why: str, *, at_least: float = 0, detail: str = "") -> None:
+        self._circuits[route].failed(self._clock(), at_least=at_least)
+        if why not in self._said.values():
+            more = f" It says: {detail}" if detail else ""
+            self._say(f"warning: the fallback fails, and callers are held meanwhile: {why}.{more}", "warning")
+        self._said[route] = why
 
-    def _was_declined(self, declined: Declined, route: str) -> None:
+    def _was_declined(self, route: str, declined: Declined) -> None:
         status = declined.status
-        if status in _WRONG_KEY:
-            what = "the account has no money" if status == 402 else "it refuses the key: FALLBACK_API_KEY"
-            self._failed(f"{what} (status {status})", at_least=_LEFT_ALONE)
-        elif status == 404:
-            said = f"it has no {route}, or no such model: FALLBACK_URL, FALLBACK_MODEL (status 404)"
-            self._failed(said, at_least=_LEFT_ALONE)
-        elif status in _FAULT_OF_ITS_REQUEST:
-            self._circuit.left()
+        if status in _FAULT_OF_ITS_REQUEST:
+            self._circuits[route].left()
             name = other_limit_name(declined.body)
             if name and name != self._manner.limit_name:
                 self._manner = Manner(self._manner.model, self._manner.limited, name)
-        elif status < 300:
-            self._failed("what comes is no answer of an API: FALLBACK_URL", at_least=_LEFT_ALONE)
-        else:
-            self._failed(f"it answers with status {status}", at_least=_seconds(declined.retry_after))
+            return
+        detail = said_in(declined.body)
+        for statuses, why in _HELP:
+            if status in statuses:
+                why = f"{why.format(route=route)} (status {status})"
+                self._failed(route, why, at_least=_LEFT_ALONE, detail=detail)
+                return
+        self._failed(route, f"it answers with status {status}", at_least=_seconds(declined.retry_after), detail=detail)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -319,6 +344,16 @@ _WORDS: Final = {
 
 def _words(refused: Refused) -> str:
     return _WORDS.get(refused.refusal.code, refused.refusal.message)
+
+
+def said_in(error: bytes) -> str:
+    """A vendor's own words, on one line, short."""
+    try:
+        said = json.loads(error)["error"]
+        message = said if isinstance(said, str) else said["message"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in str(message))[:SAID_MAX]
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -29,7 +29,6 @@ from gateway.proxy.outgoing import renamed as renamed_answer
 from gateway.proxy.pool import Pool
 from gateway.proxy.reply import Reply
 from gateway.proxy.stream import (
-    GATHERED_MAX,
     EventStream,
     GatheredStream,
     LongAnswer,
@@ -44,6 +43,8 @@ ERROR_WITHIN: Final = 2.0
 """Seconds in which the body of an engine's error comes, or is done without: its status says the most."""
 END_WITHIN: Final = 5.0
 """Seconds for the end of its HTTP, after an engine has said that its stream is over."""
+AWAY_MAX: Final = 8 * 1024 * 1024
+"""What MAX_RESPONSE_SIZE is for an answer in one piece that is somebody else's, where nobody set it. Bytes."""
 JOINED: Final = 64 * 1024
 """Bytes of a body that go out in one write with their head; more is sent by and by, as fast as the engine reads."""
 
@@ -428,7 +429,7 @@ class Upstream:
     async def _pass_renamed(self, connection: Connection, head: Head, reply: Reply, call: Call, sent_at: float) -> None:
         """An answer of somebody else's in one piece: whole before a word of it is said, so that it may still fail."""
         body = bytearray()
-        most = self._limits.size or GATHERED_MAX
+        most = self._limits.size or AWAY_MAX
 
         def take(data: bytes, read: bytes | None) -> None:
             body.extend(data)

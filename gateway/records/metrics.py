@@ -290,8 +290,8 @@ class Metrics:
             counter(
                 "wakegate_fallback_not_asked_total",
                 "Requests that the fallback was there for and that stayed: forbidden (by their header), key (it may "
-                "not), route, request (of what stands in it), paused (it failed just now), spend (FALLBACK_MAX_SPEND), "
-                "volume (which keeps what was spent, and does not answer).",
+                "not), route, request (of what stands in it), crowded (MAX_QUEUE_BYTES are on their way), paused (it "
+                "failed just now), spend (FALLBACK_MAX_SPEND), volume (which keeps what was spent, and does not answer).",
                 ("reason",),
             )
         )

@@ -25,6 +25,8 @@ Books = Mapping[str, Mapping[str, int]]
 SIZE_MAX = 4 << 20
 """Bytes; a file of ours has some 30 for each key."""
 NAME = re.compile(r"([0-9]{4}-(?:0[1-9]|1[0-2]))_([A-Za-z0-9.-]{1,64})\.json")
+AGAIN = 1.0
+"""Seconds at least until a volume that failed is tried again."""
 SLOW = 10.0
 """Seconds after which a volume that does not answer is said to be hanging."""
 
@@ -207,17 +209,17 @@ class Spent:
                 books, closing = self._offered, self._closing
             if self._elsewhere is not None and books != self._written and (closing or self._clock() >= write_at):
                 self._guarded("write", partial(self._write, books))
-                write_at = self._clock() + self._write_every
+                write_at = self._clock() + (max(self._write_every, AGAIN) if self._failed else self._write_every)
             if closing:
                 return
-            self._rest(min(read_at, write_at if books != self._written else read_at))
+            self._rest(books, min(read_at, write_at if books != self._written else read_at))
 
-    def _rest(self, until: float) -> None:
+    def _rest(self, books: Books, until: float) -> None:
+        """Unless others than these have been offered meanwhile."""
         with self._changed:
-            offered = self._offered
             late = until - self._clock()
             if late > 0:
-                self._changed.wait_for(lambda: self._closing or self._offered is not offered, late)
+                self._changed.wait_for(lambda: self._closing or self._offered is not books, late)
 
     def _guarded(self, what: str, work: Callable[[], None]) -> None:
         """An error of the volume is said, and tried again later."""

@@ -136,3 +136,42 @@ def test_a_certificate_that_cannot_be_used_is_over_or_soon_will_be() -> None:
     assert tls(problem="TLS_CERT: /c.pem is not there; set it to a file in PEM.") == ["tls-unusable"]
     assert tls(warning="TLS_CERT: /c.pem has expired.", ends=Facts().now - DAY) == ["tls-expired"]
     assert tls(ends=Facts().now + 3 * DAY) == ["tls-expiring"]
+
+
+# --- who else answers ------------------------------------------------------------------------------------------------
+
+ELSEWHERE = {
+    **QUIET,
+    "COLD_START": "fallback",
+    "FALLBACK_URL": "https://api.example.com/v1",
+    "FALLBACK_MODEL": "small",
+    "FALLBACK_API_KEY": KEY,
+    "FALLBACK_PRICE_IN": "0.15",
+    "FALLBACK_PRICE_OUT": "0.6",
+    "FALLBACK_MAX_SPEND": "20",
+}
+
+
+def test_a_fallback_that_is_set_up_rightly_is_a_note() -> None:
+    said = only(check(case(**ELSEWHERE, FALLBACK_ON="queue_full")), "fallback")
+    assert said.level is NOTE and codes(check(case(**ELSEWHERE))) == ["fallback"]
+    assert said.what == (
+        'Requests leave for api.example.com and are asked there as "small": while it wakes, queue_full; '
+        "at most 20 dollars a month."
+    )
+
+
+def test_a_fallback_that_may_cost_anything_or_has_no_key_is_doubtful() -> None:
+    without = ELSEWHERE | {"FALLBACK_MAX_SPEND": "", "FALLBACK_API_KEY": ""}
+    assert codes(check(case(**without))) == ["fallback", "fallback-without-limit", "fallback-without-key"]
+    said = only(check(case(**without)), "fallback-without-limit")
+    assert (said.level, said.cure) == (DOUBTFUL, "export FALLBACK_MAX_SPEND=20")
+
+
+def test_a_fallback_of_ones_own_costs_nothing() -> None:
+    own = ELSEWHERE | {"FALLBACK_MAX_SPEND": "", "FALLBACK_API_KEY": "", "FALLBACK_URL": "http://10.0.0.7:8000"}
+    assert codes(check(case(**own))) == ["fallback"]
+
+
+def test_a_fallback_that_nobody_asks_is_not_spoken_of() -> None:
+    assert codes(check(case(**(ELSEWHERE | {"COLD_START": "hold"})))) == []

@@ -12,12 +12,15 @@ from openai import AsyncOpenAI
 from gateway.policy.keys import Key, digest_of
 from gateway.policy.lifecycle.states import State
 from gateway.policy.purse import Prices
+from gateway.policy.spending import Spending
 from gateway.providers.base import Gone, Ready
+from gateway.proxy.fallback import said_in
 from gateway.proxy.purse import KeptPurse, Purse
 from gateway.proxy.upstream import Limits
 from gateway.records.spent import Spent, SpentFolder
 from gateway.web.auth import Keys
 from gateway.web.gate import Gate
+from gateway.web.quota import Quotas
 from tests.support.house import CHAT, KEY, STREAM_HEAD, STREAMED, Received, Script, answer, chunked, raw
 from tests.support.paid_api import LIMITS, MODEL, USAGE, TwoHouses, error, two_houses
 from tests.web.test_door import body_of, error_of, head_of, status_of
@@ -252,6 +255,82 @@ async def test_a_request_that_it_cannot_serve_says_nothing_of_the_next() -> None
         held.cancel()
 
 
+@pytest.mark.parametrize(
+    ("status", "setting"),
+    [
+        ("401 Unauthorized", "FALLBACK_API_KEY"),
+        ("402 Payment Required", "its account has no money"),
+        ("404 Not Found", "FALLBACK_MODEL"),
+        ("302 Found", "FALLBACK_URL"),
+        ("503 Busy", "status 503"),
+    ],
+)
+async def test_the_log_says_what_helps_and_in_the_vendors_words_why(status: str, setting: str) -> None:
+    async with two_houses() as h:
+        h.paid.fails = error(status)
+        held = asyncio.create_task(ask(h))
+        await h.until(lambda: h.said)
+        (line,) = h.said
+        assert setting in line and f"It says: vendor says {status}" in line
+        held.cancel()
+
+
+async def test_what_the_vendor_says_is_one_short_line() -> None:
+    said = said_in(json.dumps({"error": {"message": "a\nb\x1b[31m" + "c" * 1000}}).encode())
+    assert said.startswith("a b [31mccc") and len(said) == 200
+    assert said_in(b'{"error": "no"}') == "no" and said_in(b"<html>") == said_in(b"[]") == ""
+
+
+async def test_an_api_without_completions_is_well_all_the_same() -> None:
+    async with two_houses() as h:
+        h.paid.fails = error("404 Not Found")
+        held = asyncio.create_task(ask(h, {"model": "served", "prompt": "Once"}, path="/v1/completions"))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        h.paid.fails = None
+        assert is_from_afar(await ask(h))
+        assert "/v1/completions" in h.fallback.state
+        held.cancel()
+
+
+async def test_when_it_answers_again_that_is_said_too() -> None:
+    async with two_houses() as h:
+        h.paid.fails = error("503 Busy", retry="x")
+        held = asyncio.create_task(ask(h))
+        await h.until(lambda: h.said)
+        h.paid.fails = None
+        h.fallback._circuits[CHAT_PATH].left()
+        h.fallback._circuits[CHAT_PATH]._again_at = 0.0  # its pause is over
+        assert is_from_afar(await ask(h))
+        assert h.said[1:] == ["the fallback answers again"] and h.fallback.state == "ok"
+        held.cancel()
+
+
+async def test_bodies_on_their_way_there_take_no_more_memory_than_may_wait_in_line() -> None:
+    async with two_houses(most_bytes=3000) as h:
+        h.paid.gate.clear()
+        big = CHAT | {"messages": [{"role": "user", "content": "x" * 2000}]}
+        first = asyncio.create_task(ask(h, big))
+        await h.until(lambda: h.paid.received)
+        second = asyncio.create_task(ask(h, big))
+        await h.until(lambda: h.objections == ["crowded"])
+        h.paid.gate.set()
+        assert is_from_afar(await first) and is_from_afar(await ask(h, big))
+        second.cancel()
+
+
+async def test_a_stream_that_has_begun_keeps_no_body() -> None:
+    async with two_houses(most_bytes=3000) as h:
+        h.paid.gate.clear()
+        big = STREAMED | {"messages": [{"role": "user", "content": "x" * 2000}]}
+        first = asyncio.create_task(ask(h, big))
+        await h.until(lambda: h.paid.received)
+        await h.until(lambda: h.fallback._bytes == 0)
+        second = asyncio.create_task(ask(h, big))
+        await h.until(lambda: len(h.paid.received) == 2)
+        h.paid.gate.set()
+        assert is_from_afar(await first) and is_from_afar(await second)
+
+
 async def test_a_limit_of_tokens_is_named_as_the_fallback_wants_it() -> None:
     """OpenAI's newer models refuse `max_tokens`, most others know nothing else."""
     async with two_houses() as h:
@@ -405,6 +484,32 @@ async def test_when_the_fallback_fails_the_gpu_is_woken_for_whoever_came() -> No
 
 
 # -- money ----------------------------------------------------------------------------------------
+
+
+async def test_who_is_answered_elsewhere_has_no_share_of_what_the_gpu_costs() -> None:
+    clock = asyncio.get_running_loop().time
+    bills = Spending(3600 * DOLLAR, now=clock(), wall=0.0)  # a dollar a second
+    key = Key("ann", digest_of(KEY.encode()))
+    gate = partial(Gate, keys=Keys([key]), admin=Keys([]), quotas=Quotas(bills))
+
+    def spent() -> int:
+        return bills.spent("ann", clock(), 0.0)
+
+    async with two_houses(gate=gate, script=answer(HOME)) as h:
+        h.paid.gate.clear()
+        reply = asyncio.create_task(ask(h))
+        await h.until(lambda: h.paid.received)
+        before = spent()
+        await asyncio.sleep(0.02)
+        assert spent() == before
+        h.paid.gate.set()
+        assert is_from_afar(await reply) and spent() == before
+        h.paid.fails = error("500 Oh")
+        held = asyncio.create_task(ask(h))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        await h.until(lambda: spent() > before)  # it waits for the GPU, and pays for that
+        h.provider.tell(Ready(("served",)))
+        await held
 
 
 def purse(tmp_path: Path, limit: int | None = None, *, worker: str = "w1", wall: float = 1795262400.0) -> KeptPurse:

@@ -9,10 +9,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.errors import CATALOGUE
 from gateway.policy.lifecycle.states import State
+from gateway.proxy import fallback
 from gateway.records.metrics import (
     AUTH_FAILURES,
     CODES,
     ENDS,
+    FALLBACK_OUTCOMES,
     LARGEST_PAGE,
     OUTCOMES,
     PHASES,
@@ -55,6 +57,9 @@ def tell_everything(metrics: Metrics) -> None:
     metrics.start_began("default")
     metrics.start_ended("default", "ready", {"booting": 1.5, "loading": 4.0})
     metrics.engine_ended("default", "crashed")
+    metrics.watch_fallback(lambda: 1.25, ["waking"])
+    metrics.fallback_answered("answered", "waking", tokens_in=10, tokens_out=4, cost=140)
+    metrics.fallback_not_asked("spend")
 
 
 @pytest.fixture
@@ -124,6 +129,11 @@ def test_the_names_and_labels_are_these(busy: Metrics) -> None:
         "wakegate_engine_ends": "reason upstream",
         "wakegate_auth_failures": "reason",
         "wakegate_config_reloads": "result what",
+        "wakegate_fallback_requests": "outcome why",
+        "wakegate_fallback_not_asked": "reason",
+        "wakegate_fallback_tokens": "direction",
+        "wakegate_fallback_spend_dollars": "",
+        "wakegate_fallback_month_spend_dollars": "",
         "wakegate_lone_surrogates": "",
         "wakegate_input_tokens": "upstream",
         "wakegate_output_tokens": "upstream",
@@ -472,3 +482,36 @@ async def test_strangers_with_odd_paths_and_names_make_no_series() -> None:
             await h.raw(h.request(CHAT | {"model": f"m{number}"}, path=f"/v1/{number}", headers=f"X-{number}: 1\r\n"))
             await h.raw(f"GET /v1/models/{number} HTTP/1.1\r\nHost: h{number}\r\nConnection: close\r\n\r\n".encode())
         assert await page() == before
+
+
+# --- The fallback -----------------------------------------------------------------------------------------------------
+
+
+def test_what_the_fallback_answered_is_counted_apart() -> None:
+    metrics = Metrics(models=["org/model-a"], key_names=True)
+    metrics.ended(ended(served_by="fallback", tokens_in=10, tokens_out=4))
+    assert sample(metrics, "wakegate_requests_total", outcome="answered") == 1
+    assert not sample(metrics, "wakegate_input_tokens_total") and not sample(
+        metrics, "wakegate_key_output_tokens_total"
+    )
+    assert sample(metrics, "wakegate_output_tokens_per_second_count") == 0
+    metrics.ended(ended(tokens_in=10, tokens_out=4))
+    assert sample(metrics, "wakegate_input_tokens_total") == 10
+
+
+def test_the_fallback_has_series_of_its_own_from_its_first_moment(busy: Metrics) -> None:
+    assert sample(busy, "wakegate_fallback_requests_total", outcome="answered", why="waking") == 1
+    assert sample(busy, "wakegate_fallback_requests_total", outcome="broke", why="waking") == 0
+    assert sample(busy, "wakegate_fallback_not_asked_total", reason="spend") == 1
+    assert sample(busy, "wakegate_fallback_not_asked_total", reason="key") == 0
+    assert sample(busy, "wakegate_fallback_tokens_total", direction="out") == 4
+    assert sample(busy, "wakegate_fallback_spend_dollars_total") == pytest.approx(0.00014)
+    assert sample(busy, "wakegate_fallback_month_spend_dollars") == 1.25
+
+
+def test_without_a_fallback_the_page_does_not_speak_of_one() -> None:
+    assert b"wakegate_fallback_" not in Metrics().page()
+
+
+def test_the_words_of_the_fallback_are_those_that_it_uses() -> None:
+    assert set(fallback.OUTCOMES) <= set(FALLBACK_OUTCOMES)

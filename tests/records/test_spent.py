@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -248,3 +248,55 @@ def test_a_volume_that_does_not_answer_is_waited_for_by_nobody() -> None:
         volume.back.set()
         assert keeper.close(WITHIN)
     assert volume.writes == [("2026-11", {"ann": 1})]
+
+
+class Slow(SpentFolder):
+    """A volume that takes its time: each write waits for leave, and says that it is there."""
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        super().__init__(folder, worker)
+        self.began, self.leave = threading.Event(), threading.Event()
+
+    def write(self, month: str, spent: Mapping[str, int]) -> None:
+        self.began.set()
+        assert self.leave.wait(WITHIN)
+        super().write(month, spent)
+
+
+def test_what_is_offered_while_the_volume_writes_is_written_next(folder: Path) -> None:
+    """Whoever waits for it would wait for a minute else."""
+    slow = Slow(folder, "w1")
+    spent = Spent(slow, write_every=0.0)
+    try:
+        spent.offer({"2026-11": {"ann": 1}})
+        assert slow.began.wait(WITHIN)
+        spent.offer({"2026-11": {"ann": 2}})
+        slow.leave.set()
+        until(lambda: spent.written == {"2026-11": {"ann": 2}})
+    finally:
+        slow.leave.set()
+        spent.close(WITHIN)
+
+
+def test_news_of_the_volume_is_told_good_or_bad(folder: Path) -> None:
+    told: list[str] = []
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    spent = Spent(SpentFolder(folder, "w1"), write_every=0.0, on_news=lambda: told.append(spent.state), what="it")
+    try:
+        until(lambda: told)
+        folder.parent.mkdir()
+        folder.write_text("no folder")
+        spent.offer({"2026-11": {"ann": 1}})
+        until(lambda: told[-1])
+        assert told[-1].startswith("it is counted in memory only: cannot write: ")
+    finally:
+        spent.close(WITHIN)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"micro_dollars": 5}', "[]"])
+def test_where_money_is_limited_a_damaged_file_is_not_taken_for_nothing_spent(folder: Path, text: str) -> None:
+    SpentFolder(folder, "w1").write("2026-11", {"ann": 1})
+    (folder / "2026-11_w1.json").write_text(text)
+    assert SpentFolder(folder, "w1").read().own == {"2026-11": {}}
+    with pytest.raises(OSError, match=r"2026-11_w1\.json is damaged"):
+        SpentFolder(folder, "w1", strict=True).read()

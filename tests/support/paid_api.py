@@ -134,6 +134,7 @@ async def two_houses(
     model: str = MODEL,
     port: int | None = None,
     limits: Limits = LIMITS,
+    most_bytes: int = 1 << 20,
     **sizes: Any,
 ) -> AsyncIterator[TwoHouses]:
     """`port`: another than the API's."""
@@ -156,6 +157,7 @@ async def two_houses(
                 conductor=conductor,
                 purse=purse(),
                 limits=limits,
+                most_bytes=most_bytes,
                 wake_after=WakeAfter(Often(*wake_after)) if wake_after is not None else None,
                 on_answered=answered.append,
                 on_objection=objections.append,
