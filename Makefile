@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh bench/*/*.sh)
 
-.PHONY: run test check format fuzz test-llama-server test-vllm image-test test-browser test-large bench bench-quick bench-features bench-peers
+.PHONY: run test check format fuzz test-llama-server test-vllm image-test test-browser test-large test-sdks bench bench-quick bench-features bench-peers
 
 run:
 	@./start.sh
@@ -47,6 +47,10 @@ test-browser:
 # A gigabyte through a whole worker, each way, for callers and engines who stop reading: what its memory does meanwhile.
 test-large: $(PY)
 	@./test.sh -m large -s tests/e2e/test_large.py
+
+# What callers hear while the model wakes, of libraries too. Installs LangChain and LiteLLM outside the tree, 420 MB.
+test-sdks: $(PY)
+	@scripts/install_sdks.sh $(PY) all && ./test.sh -m sdks tests/callers
 
 # The gateway's cost beside nginx and other proxies that are installed, and what each feature is of it. Wants a quiet
 # machine and a C compiler. Goes on where it was interrupted with: make bench RESUME=--resume

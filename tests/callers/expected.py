@@ -11,6 +11,9 @@ from typing import Literal
 SDKS = ("openai-1.109.1", "openai-2.45.0", "openai-3.52.0", "node-openai-7.55.0", "anthropic-2.12.0")
 """By the names of their files in pins/. Each of them is tried with every row of its dialects."""
 
+LIBRARIES = ("langchain-openai-1.7.3", "litellm-1.106.2")
+"""Which call by an OpenAI SDK of their own."""
+
 Dialect = Literal["chat", "responses", "messages"]
 
 

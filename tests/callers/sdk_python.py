@@ -54,6 +54,36 @@ async def chat(client, stream, headers, heard):
             thought.get().append(getattr(choice.delta, "reasoning_content", None) or "")
 
 
+async def langchain(client, stream, headers, heard):
+    from langchain_openai import ChatOpenAI
+
+    base = str(client.base_url)
+    model = ChatOpenAI(model="served", base_url=base, api_key=KEY, default_headers=headers, use_responses_api=False)
+    if not stream:
+        heard.append((await model.ainvoke("Hello")).content)
+        return
+    async for chunk in model.astream("Hello"):
+        heard.append(chunk.content)
+
+
+async def litellm(client, stream, headers, heard):
+    from litellm import acompletion
+
+    answer = await acompletion(
+        model="openai/served",
+        api_base=str(client.base_url),
+        api_key=KEY,
+        messages=HELLO,
+        stream=stream,
+        extra_headers=headers,
+    )
+    if not stream:
+        heard.append(answer.choices[0].message.content)
+        return
+    async for chunk in answer:
+        heard.extend(choice.delta.content or "" for choice in chunk.choices)
+
+
 async def responses(client, stream, headers, heard):
     answer = await client.responses.create(model="served", input="Hello", stream=stream, extra_headers=headers)
     if not stream:
@@ -112,8 +142,10 @@ def code_in(body):
 async def main():
     # Made for each call, they would make TLS ready for each; copies share what one is made of.
     kind = sdk.AsyncAnthropic if sdk.__name__ == "anthropic" else sdk.AsyncOpenAI
+    ours, sys.stdout = sys.stdout, sys.stderr  # LiteLLM asks for feedback
     async with kind(api_key=KEY) as client:
-        print(json.dumps(await asyncio.gather(*(call(client, asked) for asked in json.load(sys.stdin)))))
+        said = await asyncio.gather(*(call(client, asked) for asked in json.load(sys.stdin)))
+    print(json.dumps(said), file=ours)
 
 
 asyncio.run(main())

@@ -33,6 +33,15 @@ PATHS: Mapping[Dialect, str] = {
 }
 
 
+DIALECTS: Mapping[str, tuple[Dialect, ...]] = {
+    "openai": ("chat", "responses"),
+    "node-openai": ("chat", "responses"),
+    "anthropic": ("messages",),
+}
+PROGRAMS = {"langchain-openai": "langchain", "litellm": "litellm"}
+"""Libraries with a way of their own to ask (sdk_python.py); else it is called as its dialect."""
+
+
 def sdk_folder(name: str) -> Path:
     """Where scripts/install_sdks.sh put it."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -286,7 +295,7 @@ class Told:
 
 
 def dialects_of(sdk: str) -> tuple[Dialect, ...]:
-    return ("messages",) if sdk.startswith("anthropic") else ("chat", "responses")
+    return DIALECTS.get(sdk.rpartition("-")[0], ("chat",))
 
 
 def calls_of(sdk: str) -> list[tuple[Row, Dialect, bool]]:
@@ -356,7 +365,7 @@ async def play(sdk: str) -> dict[str, Told]:
             {
                 "id": act.id,
                 "url": f"http://127.0.0.1:{act.house.port}",
-                "dialect": act.dialect,
+                "dialect": PROGRAMS.get(sdk.rpartition("-")[0], act.dialect),
                 "stream": act.streamed,
                 "headers": dict(act.scene.headers),
             }

@@ -347,7 +347,7 @@ class Sizes:
     short_of_memory: bool = False
     retry_first: float = 0.1
     usual_start: float | None = None
-    """What starts took so far on this volume."""
+    """What starts took so far on this volume, until their first news."""
     max_seconds: float | None = None
     """MAX_REQUEST_SECONDS."""
     response_size: int | None = None
@@ -391,7 +391,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         admission,
         limits=ConductorLimits(stop_within=sizes.stop_within, drain_reserve=0.5),
         limits_for=(lambda n: replace(admission.limits, concurrency=n)) if sizes.adopt_slots else None,
-        pasts=lambda kind: [] if sizes.usual_start is None else [Past({"ordered": 0.0, "loading": sizes.usual_start})],
+        pasts=lambda kind: [] if sizes.usual_start is None else [Past({"ordered": sizes.usual_start})],
     )
     metrics = Metrics()
     limits = UpstreamLimits(
