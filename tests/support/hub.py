@@ -53,6 +53,10 @@ class FakeHub:
     gate: asyncio.Event | None = None
     """Set to an Event: downloads from the CDN send one half and wait for it."""
     ranges: bool = True
+    cdn_expires_after: int | None = None
+    """Each address of the CDN is good for so many downloads."""
+    signatures: dict[str, int] = field(default_factory=dict)
+    """The CDN's addresses, and how often each was used."""
     spoil: list[str] = field(default_factory=list)
     """Names whose next download from the CDN carries one wrong byte."""
     claimed_sizes: dict[str, int] = field(default_factory=dict)
@@ -149,12 +153,16 @@ class _Pages:
         # Another host name, so that what may not leave the Hub (the key) can be seen to stay.
         cdn = self.hub.url.replace("127.0.0.1", "localhost")
         repo_id = f"{request.match_info['org']}/{request.match_info['name']}"
-        headers["Location"] = f"{cdn}/cdn/{repo_id}/{request.match_info['file']}?Signature=abc"
+        headers["Location"] = f"{cdn}/cdn/{repo_id}/{request.match_info['file']}?Signature={len(self.hub.seen)}"
         return web.Response(status=302, headers=headers)
 
     async def cdn(self, request: web.Request) -> web.StreamResponse:
         self._note(request)
         name = request.match_info["file"]
+        signature = request.query.get("Signature", "")
+        used = self.hub.signatures[signature] = self.hub.signatures.get(signature, 0) + 1
+        if self.hub.cdn_expires_after is not None and used > self.hub.cdn_expires_after:
+            return web.Response(status=403)
         if self.hub.cdn_statuses:
             return web.Response(status=self.hub.cdn_statuses.pop(0), headers={"Retry-After": "0"})
         content = self.hub.repos[f"{request.match_info['org']}/{request.match_info['name']}"].files[name]
@@ -162,17 +170,19 @@ class _Pages:
         if name in self.hub.spoil:
             self.hub.spoil.remove(name)
             content = content[:-1] + bytes([content[-1] ^ 1])
-        begin = 0
-        if self.hub.ranges and (wanted := request.headers.get("Range")):
-            begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        begin, end = 0, whole
+        is_range = self.hub.ranges and "Range" in request.headers
+        if is_range:
+            first, _, last = request.headers["Range"].removeprefix("bytes=").partition("-")
+            begin, end = int(first), int(last) + 1 if last else whole
             if begin >= whole:
                 return web.Response(status=416)
-        headers = {"Content-Length": str(whole - begin), "ETag": f'"{etag_of(content)}"'}
-        if begin:
-            headers["Content-Range"] = f"bytes {begin}-{whole - 1}/{whole}"
-        answer = web.StreamResponse(status=206 if begin else 200, headers=headers)
+        headers = {"Content-Length": str(end - begin), "ETag": f'"{etag_of(content)}"'}
+        if is_range:
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{whole}"
+        answer = web.StreamResponse(status=206 if is_range else 200, headers=headers)
         await answer.prepare(request)
-        rest = content[begin:]
+        rest = content[begin:end]
         if self.hub.cut_after:
             await answer.write(rest[: self.hub.cut_after.pop(0)])
             assert request.transport is not None

@@ -19,6 +19,10 @@ writers even where locks do nothing, as on some network file systems: all of the
 places, none truncates, the first to finish renames it, and the checksum has the last word. The lock (where
 huggingface_hub has its own) only saves the second download, and is not waited for when its holder stands still.
 
+A large file comes over several connections, each with a range of it, because one alone rarely fills a data centre's
+line. Ranges that are ahead wait in memory, and the file grows in order: what its length says is still what is there, so
+that all of the above goes on to hold.
+
 Weights come last: where they are, the small files beside them are there too.
 """
 
@@ -33,14 +37,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 CHUNK = 1 << 20
 AT_ONCE = 4
+"""Files."""
+RANGE = 16 << 20
+RANGES = 4
+"""Ranges of one file at once. What is ahead of the file's end is in memory, at most this many of them for each file."""
+CONNECTIONS = 8
+"""Of all files together that come in ranges."""
 HTTP_LIMIT = 50_000_000_000
 """Bytes above which the Hub serves a file over its Xet protocol only; such a file is left to huggingface_hub whole."""
 TRIES = 6
@@ -131,12 +142,16 @@ def _is_weight(name: str) -> bool:
 class Store:
     """One repository in a cache of the Hub's layout, at one commit."""
 
-    def __init__(self, cache: Path, repo: str, commit: str, http_limit: int = HTTP_LIMIT) -> None:
+    def __init__(
+        self, cache: Path, repo: str, commit: str, http_limit: int = HTTP_LIMIT, range_size: int = RANGE
+    ) -> None:
         folder = "models--" + repo.replace("/", "--")
         self.repo = repo
         self.commit = commit
         self.cache = cache
         self.http_limit = http_limit
+        self.range_size = range_size
+        self.connections = threading.BoundedSemaphore(CONNECTIONS)
         self.folder = cache / folder
         self.blobs = self.folder / "blobs"
         self.locks = cache / ".locks" / folder
@@ -215,6 +230,25 @@ class Store:
             lock.release()
 
 
+class NoRanges(Exception):
+    """The server sends whole files only."""
+
+
+class Part:
+    """A range of a file, from `begin` up to `end`, as far as it has come. `left`: set when nobody waits for it."""
+
+    def __init__(self, begin: int, end: int, left: threading.Event) -> None:
+        self.begin = begin
+        self.end = end
+        self.left = left
+        self.data = bytearray()
+        """Not written yet. Added to by one thread, taken from by another."""
+        self.come: Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Part {self.begin}..{self.end} {len(self.data)} bytes wait>"
+
+
 class Download:
     """One file, from wherever its partial file ends to its place in blobs/."""
 
@@ -228,6 +262,9 @@ class Download:
         self.tally = tally
         self.partial = store.blobs / f"{etag}.partial"
         self.url = hf_hub_url(store.repo, name, revision=store.commit)
+        self._elsewhere = ""
+        """Where the Hub redirected to last: the next range is asked for there, without asking the Hub again."""
+        self._in_ranges = True
         self._begin_digest()
 
     def _begin_digest(self) -> None:
@@ -263,9 +300,15 @@ class Download:
                 file.truncate(0)
             while (at := self._catch_up(file)) < self.size:
                 try:
-                    self._receive(file, at)
+                    if self._in_ranges and self.size - at >= 2 * self.store.range_size:
+                        self._receive_ranges(file, at)
+                    else:
+                        self._receive(file, at)
                     failures += 1  # the answer ended early without an error; growth below forgives it
                     trouble: Exception = Failed("network", f"the Hub sends nothing of {self.name}")
+                except NoRanges:
+                    self._in_ranges = False
+                    continue
                 except HfHubHTTPError as error:
                     if _status(error) not in (408, 425, 429, 500, 502, 503, 504):
                         raise
@@ -305,6 +348,80 @@ class Download:
                 _write(file.fileno(), chunk, at)
                 self._count(chunk, at)
                 at += len(chunk)
+
+    def _receive_ranges(self, file: Any, at: int) -> None:
+        """The rest of the file, several ranges at once, written in order. What has come when one breaks is kept as far
+        as it joins on."""
+        left = threading.Event()
+        pool = ThreadPoolExecutor(max_workers=RANGES, thread_name_prefix="range")
+        under_way: deque[Part] = deque()
+        begin = at
+        try:
+            while under_way or begin < self.size:
+                while begin < self.size and len(under_way) < RANGES:
+                    part = Part(begin, min(self.size, begin + self.store.range_size), left)
+                    part.come = pool.submit(self._receive_range, part)
+                    under_way.append(part)
+                    begin = part.end
+                first = under_way[0]
+                assert first.come is not None  # noqa: S101 - for the type checker
+                done, _ = wait({first.come}, timeout=PROGRESS_EVERY)
+                at = self._write_part(file, first, at, under_way)
+                if done:
+                    first.come.result()
+                    at = self._write_part(file, first, at, under_way)
+                    under_way.popleft()
+                    if at != first.end:
+                        return  # fewer bytes than were asked for: again from there
+        finally:
+            left.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _write_part(self, file: Any, part: Part, at: int, under_way: Iterable[Part]) -> int:
+        """What has come of the first part. Returns where the file ends then; what waits behind it counts as come."""
+        size = len(part.data)
+        if size:
+            block = bytes(part.data[:size])
+            del part.data[:size]
+            _write(file.fileno(), block, at)
+            self._count(block, at)
+        self.tally.at(self.name, self._digested + sum(len(other.data) for other in under_way))
+        return at + size
+
+    def _receive_range(self, part: Part) -> None:
+        with self.store.connections:
+            try:
+                self._ask_for(part, self._elsewhere)
+            except _refusals():
+                if not self._elsewhere:
+                    raise
+                self._elsewhere = ""  # such addresses are signed, and good for a while only
+                self._ask_for(part, "")
+
+    def _ask_for(self, part: Part, elsewhere: str) -> None:
+        """One answer with a range. Elsewhere than at the Hub nobody is shown the key."""
+        from huggingface_hub import get_session
+
+        utils: Any = importlib.import_module("huggingface_hub.utils")
+        headers = {} if elsewhere else dict(utils.build_hf_headers())
+        headers |= {"Accept-Encoding": "identity", "Range": f"bytes={part.begin}-{part.end - 1}"}
+        come = 0
+        if part.left.is_set():
+            return
+        with get_session().stream("GET", elsewhere or self.url, headers=headers, timeout=SILENCE) as answer:
+            utils.hf_raise_for_status(answer)
+            found = re.match(r"bytes (\d+)-(\d+)/", answer.headers.get("Content-Range", ""))
+            if answer.status_code != 206 or found is None:
+                raise NoRanges
+            if (int(found[1]), int(found[2])) != (part.begin, part.end - 1):
+                raise Failed("hub", f"{self.name}: asked for bytes {headers['Range']}, got {found[0]!r}")
+            if answer.history and answer.url.host != answer.history[0].url.host:
+                self._elsewhere = str(answer.url)
+            for chunk in answer.iter_bytes(CHUNK):
+                come += len(chunk)
+                if part.left.is_set() or come > part.end - part.begin:
+                    break
+                part.data += chunk
 
     def _catch_up(self, file: Any) -> int:
         """How much is there already; what came from an earlier try, or somebody else, is added to the checksum."""
@@ -375,6 +492,13 @@ def _http_error() -> type[Exception]:
     from huggingface_hub.errors import HfHubHTTPError
 
     return next(base for base in HfHubHTTPError.__bases__ if base is not OSError)
+
+
+def _refusals() -> type[Exception]:
+    """Any status from 400."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError
 
 
 def _status(error: Any) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -375,6 +376,75 @@ async def test_where_locks_do_nothing_two_writers_still_make_one_good_file(hub, 
     assert next(tmp_path.rglob("Tiny.gguf")).read_bytes() == BIG
     assert len(hub.downloads()) > 2
     assert not list(tmp_path.rglob("*.partial"))
+
+
+async def fetch_in_ranges(hub: FakeHub, cache: Path, range_size: int = 1 << 19) -> bytes:
+    """BIG, as a process of its own fetches it in ranges of 512 KiB."""
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import hub; from pathlib import Path\n"
+        "store = hub.Store(Path(sys.argv[2]), sys.argv[3], sys.argv[4], range_size=int(sys.argv[7]))\n"
+        "store.prepare(); tally = hub.Tally(int(sys.argv[5]))\n"
+        "store.fetch_file('Tiny.gguf', int(sys.argv[5]), sys.argv[6], tally)\n"
+        "assert tally.told()['done'] == int(sys.argv[5])\n"
+    )
+    room = str(Path(hub_download.__file__).parent)
+    command = [sys.executable, "-c", program, room, str(cache), REPO, COMMIT, str(len(BIG)), etag_of(BIG)]
+    environ = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf-ours"}
+    child = await asyncio.create_subprocess_exec(*command, str(range_size), env=environ)
+    assert await child.wait() == 0
+    assert not list(cache.rglob("*.partial"))
+    return next(cache.rglob("Tiny.gguf")).read_bytes()
+
+
+def ranges_of(hub: FakeHub) -> list[tuple[int, int]]:
+    """(begin, end) of each range that was asked for, in the order of the file."""
+    asked = (seen.range.removeprefix("bytes=").split("-") for seen in hub.downloads() if seen.range)
+    return sorted((int(begin), int(end) + 1) for begin, end in asked if end)
+
+
+async def test_a_large_file_comes_in_ranges_and_only_once(hub, tmp_path):
+    hub.add(REPO, {"Tiny.gguf": BIG})
+    hub.good_keys.add("hf-ours")
+    assert await fetch_in_ranges(hub, tmp_path) == BIG
+    ranges = ranges_of(hub)
+    assert ranges[0][0] == 0 and ranges[-1][1] == len(BIG) and len(ranges) > 4
+    assert all(one[1] == next_one[0] for one, next_one in itertools.pairwise(ranges))
+    assert {seen.key for seen in hub.downloads()} == {None}, "where the Hub redirects to nobody is shown the key"
+    asked_hub = [seen for seen in hub.seen if "/resolve/" in seen.path]
+    assert len(asked_hub) < len(ranges), "the address that it redirects to is used again"
+
+
+async def test_ranges_that_are_cut_are_gone_on_with(hub, tmp_path):
+    hub.add(REPO, {"Tiny.gguf": BIG})
+    hub.good_keys.add("hf-ours")
+    hub.cut_after = [1 << 18, 1 << 16]
+    assert await fetch_in_ranges(hub, tmp_path) == BIG
+    assert sum(1 for begin, _ in ranges_of(hub) if begin == 0) <= 1, "what came is not fetched again"
+
+
+async def test_ranges_go_on_behind_what_an_earlier_try_left(hub, tmp_path):
+    hub.add(REPO, {"Tiny.gguf": BIG})
+    hub.good_keys.add("hf-ours")
+    blobs = tmp_path / "models--org--Tiny-GGUF" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{etag_of(BIG)}.partial").write_bytes(BIG[:100_000])
+    assert await fetch_in_ranges(hub, tmp_path) == BIG
+    assert ranges_of(hub)[0][0] == 100_000
+
+
+async def test_a_signed_address_that_is_too_old_is_asked_for_again(hub, tmp_path):
+    hub.add(REPO, {"Tiny.gguf": BIG})
+    hub.good_keys.add("hf-ours")
+    hub.cdn_expires_after = 5
+    assert await fetch_in_ranges(hub, tmp_path) == BIG
+    assert len([seen for seen in hub.seen if "/resolve/" in seen.path]) > 1
+
+
+async def test_a_server_that_knows_no_ranges_sends_the_whole_file(hub, tmp_path):
+    hub.add(REPO, {"Tiny.gguf": BIG})
+    hub.good_keys.add("hf-ours")
+    hub.ranges = False
+    assert await fetch_in_ranges(hub, tmp_path) == BIG
 
 
 async def test_a_file_beyond_what_http_serves_is_left_to_the_library(hub, tmp_path):
