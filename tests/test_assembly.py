@@ -2,20 +2,22 @@
 
 import asyncio
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gateway.assembly import Access, Boot, CannotStart, make_access, make_fallback, make_quotas
-from gateway.conductor import Conductor
+from gateway.assembly import Access, Boot, CannotStart, make_access, make_fallback, make_provider, make_quotas
+from gateway.conductor import Conductor, NoJournal
 from gateway.conductor import Limits as ConductorLimits
 from gateway.config import Settings
 from gateway.errors import Refused
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
-from gateway.providers.base import Endpoint
+from gateway.providers.base import Endpoint, Gone, Intent
+from gateway.providers.local.models import AS_ON_THE_HUB, DAMAGED_HERE
 from gateway.proxy.fallback import Fallback
 from gateway.proxy.outgoing import Outgoing
 from gateway.proxy.purse import Reserved
@@ -24,6 +26,8 @@ from gateway.proxy.usage import Usage
 from gateway.records.metrics import Metrics
 from gateway.surroundings import Platform, Surroundings
 from tests.support.house import StubProvider
+from tests.support.hub import etag_of, fake_hub
+from tests.support.model_bytes import gguf_bytes
 
 KEY = "a-key-that-nobody-guesses"
 HOME = Surroundings(is_terminal=True)
@@ -203,3 +207,39 @@ async def test_what_the_fallback_costs_is_kept_on_the_volume_and_shown(tmp_path:
     assert await asyncio.get_running_loop().run_in_executor(None, made.purse.close, 5.0)
     (file,) = (tmp_path / "state" / "fallback").iterdir()
     assert '"fallback": 750' in file.read_text()
+
+
+# --- The engine's model ---
+
+
+async def test_a_model_that_is_found_damaged_is_fetched_again_with_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All the way: MODEL names a repository, the engine calls its file damaged, and its checksum says whether it is."""
+    content = gguf_bytes(rows=200)
+    run_folder = tmp_path / "run"
+    run_folder.mkdir(mode=0o700)
+    refuses = "/bin/sh -c 'echo tensor data is not within the file bounds; exit 1' {socket} {model}"
+    async with fake_hub() as hub:
+        hub.add("org/Tiny-GGUF", {"a.gguf": content})
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        provider = make_provider(
+            settings(tmp_path, model="org/Tiny-GGUF", engine_command=refuses),
+            Surroundings(),
+            Boot(nonce=f"a{os.getpid()}", run_folder=run_folder, demo_model=None),
+        )
+
+        async def start(run: int) -> str:
+            instance = await provider.start(Intent("default", run), NoJournal())
+            *_, last = [news async for news in provider.watch(instance)]
+            assert isinstance(last, Gone)
+            return last.reason
+
+        assert await start(1) == AS_ON_THE_HUB
+        (blob,) = (tmp_path / "models").rglob(f"blobs/{etag_of(content)}")
+        blob.write_bytes(content[:-1] + b"!")
+        assert await start(2) == DAMAGED_HERE
+        assert await start(3) == AS_ON_THE_HUB
+        assert len(hub.downloads()) == 2
+        await provider.close()
