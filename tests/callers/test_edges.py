@@ -15,7 +15,7 @@ from gateway.config import Settings
 from gateway.providers.base import Ready
 from gateway.web.patience import EDGE_HOLD, LONGEST_HOLD
 from tests.callers.stage import ENOUGH, TEXT, have_called, say_hello
-from tests.support.edges import EDGES, MODAL, NODE_FETCH, RUNPOD_LB, SHORTER, Edge, Limits, standing_before
+from tests.support.edges import EDGES, MODAL, NODE_FETCH, RUNPOD_LB, SHORTER, Clock, Edge, Limits, standing_before
 from tests.support.house import House, Received, house
 
 SDKS = ("openai-3.52.0", "node-openai-7.55.0")
@@ -44,7 +44,8 @@ class Scene:
     async def starts_for(self, seconds: float) -> None:
         """The edge's seconds, from when somebody waits."""
         await self.house.until(lambda: self.house.conductor.snapshot().waiting, ENOUGH)
-        await asyncio.sleep(seconds / SHORTER)
+        ready_at = self.edge.clock.now + seconds
+        await self.house.until(lambda: self.edge.clock.now >= ready_at, ENOUGH)
         self.ready()
 
     async def starts_until_sent_back(self) -> None:
@@ -94,7 +95,7 @@ CASES = [*STREAMED, *WHOLE, *UNHELPED, LONG_ANSWER, UNHEALTHY]
 
 
 @contextlib.asynccontextmanager
-async def staged(case: Case):
+async def staged(case: Case, clock: Clock):
     async def script(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(case.answer_takes / SHORTER)
         await say_hello(request, reader, writer)
@@ -102,7 +103,7 @@ async def staged(case: Case):
     sizes = {"grace": GRACE, "heartbeat": HEARTBEAT, "hold_max": case.hold / SHORTER}
     async with (
         house(script=script, ready_at_once=False, **sizes) as front,
-        standing_before(front.port, case.limits, lambda: case.healthy) as edge,
+        standing_before(front.port, case.limits, clock, lambda: case.healthy) as edge,
     ):
         scene = Scene(front, edge)
         meanwhile = asyncio.ensure_future(case.play(scene))
@@ -115,7 +116,8 @@ async def staged(case: Case):
 
 async def play(sdk: str) -> dict[str, Told]:
     async with contextlib.AsyncExitStack() as stack:
-        scenes = {case.id: await stack.enter_async_context(staged(case)) for case in CASES}
+        clock = await stack.enter_async_context(Clock())
+        scenes = {case.id: await stack.enter_async_context(staged(case, clock)) for case in CASES}
         calls = [
             {
                 "id": case.id,

@@ -1,10 +1,11 @@
 """The edges that stand between callers and a gateway, each with the limit that cuts a cold start off there.
 
 Each speaks as the platform does (status, content type, whether SDKs try again), from what the vendors say and what was
-seen; none was asked live. Clocks run SHORTER times faster than the platforms'. An edge is never early: when the machine
-stood still around its deadline, it looks again, so that what the gateway said in time counts.
+seen; none was asked live. Their Clock runs SHORTER times faster than the platforms', and only while this loop goes
+round: a machine that stands still, or is busy with something else, makes no edge early.
 
-    async with standing_before(port, CLOUDFLARE) as edge:  # callers go to edge.port; edge.did says what it cut
+    async with Clock() as clock, standing_before(port, CLOUDFLARE, clock) as edge:
+        ...  # callers go to edge.port; edge.did says what it cut
 """
 
 import asyncio
@@ -19,8 +20,46 @@ from tests.support.house import Received, read_request
 T = TypeVar("T")
 
 SHORTER = 100.0
-_STALL = 0.03
-"""Seconds by which a timer may ring late on a machine that is merely busy."""
+_TICK = 0.02
+"""Seconds."""
+
+
+class Clock:
+    """Counts ticks, in the platforms' seconds. One does for all edges."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._alarms: dict[asyncio.Future[None], float] = {}
+
+    async def __aenter__(self) -> "Clock":
+        self._ticking = asyncio.ensure_future(self._tick())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ticking.cancel()
+        await asyncio.gather(self._ticking, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            self.now += _TICK * SHORTER
+            for alarm, when in list(self._alarms.items()):
+                if when <= self.now and not alarm.done():
+                    alarm.set_result(None)
+
+    async def in_time(self, work: Awaitable[T], deadline: float | None) -> T | None:
+        """What came of it; None when its time was over, and then it is cancelled. Without a deadline it has time."""
+        task = asyncio.ensure_future(work)
+        alarm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if deadline is not None:
+            self._alarms[alarm] = deadline
+        try:
+            await asyncio.wait({task, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            self._alarms.pop(alarm, None)
+            alarm.cancel()
+            task.cancel()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +108,7 @@ class Edge:
     limits: Limits
     origin: int
     """The gateway's port."""
+    clock: Clock
     is_healthy: Callable[[], bool] = lambda: True
     """What its health checks say, where it has some."""
     did: list[str] = field(default_factory=list)
@@ -105,7 +145,7 @@ class Edge:
     async def _has_worker(self) -> bool:
         deadline = self._after(self.limits.worker)
         while not self.is_healthy():
-            if deadline is None or asyncio.get_running_loop().time() > deadline:
+            if deadline is None or self.clock.now > deadline:
                 return False
             await asyncio.sleep(0.01)
         return True
@@ -117,7 +157,7 @@ class Edge:
         kept = [pair for pair in request.headers if pair[0].lower() != "connection"]
         lines = [f"{name}: {value}" for name, value in (*kept, *self.limits.headers, ("Connection", "close"))]
         writer.write("\r\n".join([request.line, *lines, "", ""]).encode() + request.body)
-        came = await in_time(reader.read(65536), _first(ends, self._after(self.limits.silence)))
+        came = await self.clock.in_time(reader.read(65536), _first(ends, self._after(self.limits.silence)))
         if came is None:
             writer.close()
             return None
@@ -127,7 +167,7 @@ class Edge:
     async def _give_result(
         self, path: str, begun: "asyncio.Task[Passage | None]", writer: asyncio.StreamWriter
     ) -> None:
-        passage = await in_time(asyncio.shield(begun), self._after(self.limits.result))
+        passage = await self.clock.in_time(asyncio.shield(begun), self._after(self.limits.result))
         if passage is not None:
             del self._results[path]
             await self._carry(passage, writer, None)
@@ -146,7 +186,9 @@ class Edge:
             while came:
                 writer.write(came)
                 await writer.drain()
-                came = await in_time(passage.reader.read(65536), _first(ends, self._after(self.limits.silence)))
+                came = await self.clock.in_time(
+                    passage.reader.read(65536), _first(ends, self._after(self.limits.silence))
+                )
             if came is None:
                 self._cut(writer)
         finally:
@@ -163,7 +205,7 @@ class Edge:
         writer.transport.abort()
 
     def _after(self, seconds: float | None) -> float | None:
-        return None if seconds is None else asyncio.get_running_loop().time() + seconds / SHORTER
+        return None if seconds is None else self.clock.now + seconds
 
     async def close(self) -> None:
         tasks = [*self._tasks, *self._results.values()]
@@ -172,32 +214,16 @@ class Edge:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def in_time(work: Awaitable[T], deadline: float | None) -> T | None:
-    """What came of it; None when its time was over, and then it is cancelled."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=None if deadline is None else max(0.0, deadline - loop.time()))
-            if deadline is not None and (late := loop.time() - deadline) >= 0 and not task.done():
-                # What the gateway said before its own, earlier deadline must have had the time to come by here.
-                await asyncio.wait({task}, timeout=_STALL if late < _STALL else 2 * late)
-                break
-        return task.result() if task.done() else None
-    finally:
-        task.cancel()
-
-
 def _first(*deadlines: float | None) -> float | None:
     return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
 
 @contextlib.asynccontextmanager
 async def standing_before(
-    origin: int, limits: Limits, is_healthy: Callable[[], bool] = lambda: True
+    origin: int, limits: Limits, clock: Clock, is_healthy: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[Edge]:
     """An edge in front of the gateway at this port, until the end of the block."""
-    edge = Edge(limits, origin, is_healthy)
+    edge = Edge(limits, origin, clock, is_healthy)
     server = await asyncio.start_server(edge.serve, "127.0.0.1", 0)
     edge.port = server.sockets[0].getsockname()[1]
     try:
