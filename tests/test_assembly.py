@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from gateway.assembly import Access, Boot, CannotStart, make_access, make_fallback, make_provider, make_quotas
+from gateway.assembly import (
+    Access,
+    Boot,
+    CannotStart,
+    engine_spec,
+    idle_action,
+    make_access,
+    make_fallback,
+    make_provider,
+    make_quotas,
+)
 from gateway.conductor import Conductor, NoJournal
 from gateway.conductor import Limits as ConductorLimits
 from gateway.config import Settings
@@ -243,3 +253,27 @@ async def test_a_model_that_is_found_damaged_is_fetched_again_with_the_next_star
         assert await start(3) == AS_ON_THE_HUB
         assert len(hub.downloads()) == 2
         await provider.close()
+
+
+# --- What is done with an engine that is idle
+
+
+@pytest.mark.parametrize(
+    ("given", "ordered", "started_for"),
+    [
+        ({}, "sleep", "auto"),
+        ({"idle_action": "sleep", "engine": "vllm"}, "sleep", "sleep"),
+        ({"idle_action": "stop"}, "stop", "stop"),
+        ({"engine": "llama-server"}, "stop", "auto"),
+        ({"engine": "command", "engine_command": ("serve", "{port}")}, "stop", "auto"),
+        ({"idle_timeout": None}, "sleep", "stop"),
+        ({"provider": "external", "upstream_url": "http://10.0.0.9:8000"}, "stop", "auto"),
+    ],
+)
+def test_what_may_be_put_to_sleep_is_ordered_to_and_what_is_never_idle_is_not_made_ready_for_it(
+    tmp_path: Path, given: dict[str, object], ordered: str, started_for: str
+) -> None:
+    """Where the engine follows from the model, nobody knows yet whether it can: it is asked, and stopped if not."""
+    made = settings(tmp_path, **given)
+    assert idle_action(made) == ordered
+    assert engine_spec(made, ()).idle_action == started_for

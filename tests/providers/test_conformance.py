@@ -221,6 +221,7 @@ async def resting_local(stack: AsyncExitStack, folder: Path) -> Case:
     """vLLM, as it was recorded, on a machine with a GPU."""
     model = folder / "model"
     model.mkdir()
+    (model / "model.safetensors").write_bytes(b"x" * 1000)
 
     async def found(_tell: Callable[[Loading], None]) -> OnDisk:
         return OnDisk(model, format="safetensors")

@@ -37,7 +37,8 @@ ROUNDED_UP = 2
 """torch rounds each piece of pinned memory up to a power of two: level 1 may take this times the weights."""
 SPARE = 2 << 30
 """Bytes that level 1 must leave: what runs out of memory here is the gateway, too."""
-LOOK_WITHIN = 5.0
+LOOK_WITHIN, CONFIRM_WITHIN = 5.0, 30.0
+"""Seconds for a look at whether it sleeps, and for the one after an order, of which more depends."""
 REST_WITHIN = 120.0
 WAKE_WITHIN = 300.0
 """Seconds for one order. Level 2 reads all weights again in one."""
@@ -51,9 +52,9 @@ STRANGE = "The engine was put to sleep by somebody else."
 def level(weights: int, free: int | None, *, insists: bool, held: bool) -> int | None:
     """How deep: None is not at all. `held`: this engine has slept at level 1 before, and still has the memory for it.
 
-    Where nobody knows how much memory is free, the weights are not put there.
+    Where nobody knows how much memory is free, or how much the weights are (0), they are not put there.
     """
-    if held or (free is not None and free >= ROUNDED_UP * weights + SPARE):
+    if held or (free is not None and weights and free >= ROUNDED_UP * weights + SPARE):
         return 1
     return 2 if insists else None
 
@@ -125,7 +126,11 @@ class Sleeper:
             weights, free = await loop.run_in_executor(self._executor, self._sizes)
             depth = level(weights, free, insists=self._insists, held=self._held)
             if depth is None:
-                log.info("not enough memory to sleep: %s bytes of weights, %s free", weights, free)
+                log.info(
+                    "it is stopped instead of put to sleep: %.1f GB of weights, and %s of memory are free",
+                    weights / 1e9,
+                    "nobody knows how much" if free is None else f"{free / 1e9:.1f} GB",
+                )
                 raise ProviderError(NO_ROOM)
             await self._order(f"/sleep?level={depth}", within=REST_WITHIN, failed=NOT_ASLEEP)
             if await self._is_asleep() is not True:
@@ -173,13 +178,13 @@ class Sleeper:
     async def _is_asleep(self) -> bool | None:
         session = private_session(self._endpoint.socket)
         try:
-            return await self._look(session)
+            return await self._look(session, CONFIRM_WITHIN)
         finally:
             await settle(session)
 
-    async def _look(self, session: "aiohttp.ClientSession") -> bool | None:
+    async def _look(self, session: "aiohttp.ClientSession", within: float = LOOK_WITHIN) -> bool | None:
         """None: it did not say."""
-        sight = await look(session, self._endpoint, "/is_sleeping", within=LOOK_WITHIN)
+        sight = await look(session, self._endpoint, "/is_sleeping", within=within)
         answer = sight.content.get("is_sleeping") if isinstance(sight.content, dict) else None
         return answer if sight.status == 200 and isinstance(answer, bool) else None
 

@@ -41,6 +41,9 @@ class TestHowDeep:
     ) -> None:
         assert level(GIB, free, insists=insists, held=held) == expected
 
+    def test_weights_that_nobody_knows_of_find_no_room(self) -> None:
+        assert level(0, 1 << 50, insists=False, held=False) is None
+
     def test_weights_are_the_files_that_vllm_reads(self, tmp_path: Path) -> None:
         for name, size in (("a.safetensors", 5), ("b.safetensors", 7), ("old.bin", 100), ("config.json", 1000)):
             (tmp_path / name).write_bytes(b"x" * size)
