@@ -23,6 +23,7 @@ from gateway.providers.local.models import (
     examine,
     find,
     name_of,
+    preview,
     resolve,
 )
 from tests.support.hub import COMMIT, FakeHub, etag_of
@@ -196,6 +197,47 @@ async def test_a_safetensors_repository_comes_with_what_stands_beside_its_weight
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+
+
+async def test_what_could_not_be_used_here_is_refused_before_its_weights_are_fetched(ask, hub):
+    hub.add("org/Tiny", transformers_files())
+    asked = []
+
+    async def admit(facts):
+        asked.append(facts)
+        raise ModelError("fit", "Too large.")
+
+    trouble = await ask.trouble("org/Tiny", wants="safetensors", admit=admit)
+    assert (trouble.kind, trouble.lasting) == ("fit", True)
+    fetched = [s.path.rsplit("/", 1)[-1] for s in hub.seen if "/resolve/" in s.path]
+    assert set(fetched) == {"config.json"}
+    (facts,) = asked
+    sizes = [len(content) for name, content in transformers_files().items() if name.endswith(".safetensors")]
+    assert (facts.name, facts.format, facts.size) == ("org/Tiny", "safetensors", sum(sizes))
+    assert facts.shape.context == 4096
+
+
+async def test_what_can_be_used_here_is_fetched(ask, hub):
+    hub.add("org/Tiny", transformers_files())
+    asked = []
+
+    async def admit(facts):
+        asked.append(facts)
+
+    model = await ask("org/Tiny", wants="safetensors", admit=admit)
+    assert len(asked) == 1 and (model.path / "model-00002-of-00002.safetensors").exists()
+    await ask("org/Tiny", wants="safetensors", admit=admit)
+    assert len(asked) == 1  # it is here: nothing is downloaded
+
+
+async def test_a_gguf_on_the_hub_is_known_by_its_size(ask, hub, places):
+    hub.add(REPO, {"tiny-Q4_K_M.gguf": WHOLE})
+    facts = await preview(REPO, places=places, environ=ask.environ)
+    assert (facts.name, facts.format, facts.size) == (REPO, "gguf", len(WHOLE)) and not facts.shape.is_known
+    assert not [s for s in hub.seen if "/resolve/" in s.path]
+    (places.models_dir / "here.gguf").write_bytes(WHOLE)
+    facts = await preview("here.gguf", places=places)
+    assert (facts.name, facts.size, facts.shape.context) == ("here", len(WHOLE), 128)
 
 
 async def test_weights_come_after_the_small_files_beside_them(ask, hub):
