@@ -394,6 +394,7 @@ SIGNS: tuple[Sign, ...] = (
     _sign("module", "llama-cpp-python is not installed for this python"),
     _sign("library", "error while loading shared libraries"),
     _sign("library", "cannot open shared object file", worth=GENERAL),
+    _sign("library", "llama-cpp-python is installed, and its libraries cannot be loaded", worth=GENERAL),
     _sign("library", "version `glibc", "not found"),
     _sign("library", "version `cxxabi", "not found"),
     _sign("library", "undefined symbol:", worth=GENERAL),

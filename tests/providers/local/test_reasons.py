@@ -191,6 +191,11 @@ CONSTRUCTED = [
     ("ModuleNotFoundError: No module named 'vllm'", "module"),
     ("/usr/bin/python3: No module named vllm", "module"),
     ("ImportError: libcudart.so.12: cannot open shared object file: No such file or directory", "library"),
+    (
+        "The model did not load: llama-cpp-python is installed, and its libraries cannot be loaded. (Failed to load "
+        "shared library 'libggml-cuda.so': libcuda.so.1: cannot open shared object file: No such file or directory)",
+        "driver_missing",
+    ),
     ("llama-server: /lib/libc.so.6: version `GLIBC_2.38' not found (required by llama-server)", "library"),
     ("RuntimeError: Failed to find C compiler. Please specify via CC environment variable", "compiler"),
     ("/tmp/x/main.c:5:10: fatal error: Python.h: No such file or directory", "compiler"),

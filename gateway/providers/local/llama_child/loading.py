@@ -10,6 +10,7 @@ import inspect
 import mmap
 import os
 import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,10 @@ def load(options: Options, board: Board, brake: Brake) -> Any | None:
         if not brake.pulled:
             board.failed(failure.reason, failure.detail)
         return None
+    except Exception as error:  # this thread would end, and everybody wait for a model that never comes
+        traceback.print_exc()
+        board.failed(REASONS["other"], repr(error))
+        return None
     board.became_ready(options.names, model.limit)
     return model
 
@@ -105,6 +110,8 @@ def _load(options: Options, shards: list[Path], board: Board, brake: Brake) -> A
         from . import model as module
     except ImportError as error:
         raise LoadFailed("llama-cpp-python is not installed for this Python.", str(error)) from None
+    except (OSError, RuntimeError) as error:  # one of its libraries: CUDA's, or a driver's, is not there
+        raise LoadFailed("llama-cpp-python is installed, and its libraries cannot be loaded.", str(error)) from None
     listener = Listener(module.say)
     module.listen_to_native(listener.keep)
     arguments = _arguments(options, llama_cpp.Llama)

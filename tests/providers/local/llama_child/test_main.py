@@ -104,6 +104,29 @@ def test_a_model_that_cannot_be_loaded_ends_it_with_one_plain_line(tmp_path: Pat
         assert not child.socket.exists()
 
 
+@pytest.mark.parametrize(
+    "trouble, reason",
+    [
+        (
+            "RuntimeError('Failed to load shared library: libcudart.so.12: cannot open shared object file')",
+            "llama-cpp-python is installed, and its libraries cannot be loaded.",
+        ),
+        ("ImportError('no llama_cpp')", "llama-cpp-python is not installed for this Python."),
+        ("AttributeError('nobody thought of this')", "The model could not be loaded."),
+    ],
+    ids=["library", "package", "other"],
+)
+def test_a_package_that_cannot_be_imported_ends_it_too(
+    tmp_path: Path, demo_model: Path, trouble: str, reason: str
+) -> None:
+    """Not only its thread, with a socket that says "loading" for ever."""
+    (tmp_path / "llama_cpp.py").write_text(f"raise {trouble}\n")
+    with llama_child(tmp_path, demo_model, environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as child:
+        code, said = ended(child)
+        assert (code, child.told()[-1]["reason"]) == (1, reason)
+        assert f"The model did not load: {reason}" in said
+
+
 async def test_sigterm_ends_an_idle_engine_at_once(tmp_path: Path, demo_model: Path) -> None:
     with llama_child(tmp_path, demo_model) as child:
         await child.until(status="ok")
