@@ -22,7 +22,7 @@ from gateway.policy.fallback import CASE_OF, WAKING, Circuit, Objection, Rules, 
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Endpoint
 from gateway.proxy.checker import Body
-from gateway.proxy.outgoing import Manner, Outgoing, other_limit_name, outgoing
+from gateway.proxy.outgoing import Manner, Outgoing, learnt, outgoing
 from gateway.proxy.purse import Purse, Reserved
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Away, Call, Declined, Limits, Unreached, Upstream
@@ -64,9 +64,7 @@ class Asked:
     body: Body
     reply: Reply
     key_may: bool
-    hides_usage: bool
-    """Whether its caller did not ask for the count of tokens."""
-    on_answer: Callable[[], None] = field(default=lambda: None, repr=False)
+    on_answer: Callable[[], None] = field(repr=False)
     """Called when somebody else's answer has begun."""
 
 
@@ -169,6 +167,19 @@ class Fallback:
         return case if case in self._rules.when else ""
 
     # -- one request ---------------------------------------------------------------------------
+
+    @staticmethod
+    def asked(
+        headers: Mapping[str, str],
+        route: str,
+        body: Body,
+        reply: Reply,
+        *,
+        key_may: bool,
+        on_answer: Callable[[], None],
+    ) -> Asked:
+        """One request that might be answered here. `on_answer`: called when its answer has begun."""
+        return Asked(headers, route, body, reply, key_may, on_answer)
 
     async def answer(self, asked: Asked, why: str) -> bool:
         """Whether it was answered. False: nothing was said, and it can be held. Raises Refused where its stream broke,
@@ -278,7 +289,7 @@ class Fallback:
             body=out.chunks,
             length=out.size,
             choices=facts.choices,
-            hides_usage=asked.hides_usage,
+            hides_usage=not facts.include_usage,
         )
         call.away = Away(facts.model or (models[0] if models else None), begun)
         return call
@@ -301,9 +312,9 @@ class Fallback:
         status = declined.status
         if status in _FAULT_OF_ITS_REQUEST:
             self._circuits[route].left()
-            name = other_limit_name(declined.body)
-            if name and name != self._manner.limit_name:
-                self._manner = Manner(self._manner.model, self._manner.limited, name)
+            wanted = learnt(self._manner, declined.body)
+            if wanted != self._manner:
+                self._manner = wanted
             return
         detail = said_in(declined.body)
         for statuses, why in _HELP:

@@ -17,7 +17,7 @@ In the answer the model is called as the caller called it.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gateway.proxy.checks import Facts, Readable
@@ -73,6 +73,8 @@ class Manner:
     model: str
     limited: bool
     """Whether what a request may cost must be known before."""
+    counts: bool = True
+    """Whether it can be asked for the count of a stream's tokens."""
     limit_name: str = ""
     """What the fallback calls the most tokens of a chat's answer, once it is known; empty: as the caller calls it."""
 
@@ -90,7 +92,9 @@ def outgoing(body: Readable, route: str, facts: Facts, manner: Manner) -> Outgoi
     most = _set_limit(kept, manner, is_chat=route == CHAT)
     kept["model"] = manner.model
     if facts.stream:
-        kept |= {"stream": True, "stream_options": {"include_usage": True}}
+        kept["stream"] = True
+        if manner.counts:
+            kept["stream_options"] = {"include_usage": True}
     chunks = tuple(marks.filled(_written(kept)))
     return Outgoing(chunks, sum(map(len, chunks)) + UNSEEN, most * answers)
 
@@ -136,8 +140,15 @@ def _set_limit(kept: dict[str, Any], manner: Manner, *, is_chat: bool) -> int:
     return most
 
 
-def other_limit_name(error: bytes) -> str:
-    """What the fallback wants the limit of tokens to be called, as far as its 400 says; empty: that was not it."""
+def learnt(manner: Manner, error: bytes) -> Manner:
+    """The manner in which the fallback wants to be asked, as far as its 400 says: the same where that was not it."""
+    if manner.counts and b"stream_options" in error:
+        return replace(manner, counts=False)
+    name = _other_limit_name(error)
+    return replace(manner, limit_name=name) if name else manner
+
+
+def _other_limit_name(error: bytes) -> str:
     try:
         said = json.loads(error)["error"]
         param, message = said.get("param"), str(said.get("message"))

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gateway.errors import CATALOGUE
 from gateway.policy import estimate
-from gateway.policy.fallback import CASES, OBJECTIONS, WAKING
 from gateway.records.ended import Ended
 from gateway.records.lines import tokens_per_second
 from gateway.records.readings import ProcessFacts, StateTimes, UpstreamFacts, process_readings, upstream_readings
@@ -62,7 +61,8 @@ CODES = frozenset(
 AUTH_FAILURES = ("missing", "wrong", "expired", "throttled", "doubled", "forbidden", "browser", OTHER)
 RELOADED = ("keys", "tls", OTHER)
 FALLBACK_OUTCOMES = ("answered", "declined", "unreached", "broke", "left", OTHER)
-FALLBACK_CASES = (WAKING, *CASES, OTHER)
+FALLBACK_CASES = ("waking", "no_capacity", "budget", "start_failed", "queue_full", OTHER)
+OBJECTIONS = ("forbidden", "key", "route", "request", "crowded", "paused", "spend", "volume", OTHER)
 START_OUTCOMES = ("ready", "failed", "timeout", "given_up", OTHER)
 PHASES = ("ordered", *estimate.PHASES, OTHER)
 ENDS = ("idle", "drained", "crashed", "unhealthy", OTHER)
@@ -291,7 +291,7 @@ class Metrics:
                 "wakegate_fallback_not_asked_total",
                 "Requests that the fallback was there for and that stayed: forbidden (by their header), key (it may "
                 "not), route, request (of what stands in it), crowded (MAX_QUEUE_BYTES are on their way), paused (it "
-                "failed just now), spend (FALLBACK_MAX_SPEND), volume (which keeps what was spent, and does not answer).",
+                "failed just now), spend (FALLBACK_MAX_SPEND), volume (it keeps what was spent, and does not answer).",
                 ("reason",),
             )
         )
@@ -482,7 +482,7 @@ class Metrics:
         for case in cases:
             for outcome in FALLBACK_OUTCOMES[:-1]:
                 self._fallback.of(outcome, case)
-        for reason in OBJECTIONS:
+        for reason in OBJECTIONS[:-1]:
             self._fallback_not_asked.of(reason)
         for direction in ("in", "out"):
             self._fallback_tokens.of(direction)

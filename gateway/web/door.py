@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -27,7 +28,6 @@ from gateway.policy.returning import Returning
 from gateway.proxy import dialects, loading_text
 from gateway.proxy.bodies import Bodies
 from gateway.proxy.checker import Body
-from gateway.proxy.fallback import Asked, Fallback
 from gateway.proxy.gathered import kind_for
 from gateway.proxy.headers import upstream_headers
 from gateway.proxy.reply import CallerLeft, ReadsNothing, Reply
@@ -38,6 +38,9 @@ from gateway.web.patience import Patience
 from gateway.web.quota import Grant
 from gateway.web.routes import INFERENCE, METHODS, Kind, Route, Routes
 from gateway.web.scrape import Scrape
+
+if TYPE_CHECKING:  # entered only where somebody else may answer
+    from gateway.proxy.fallback import Asked, Fallback
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +143,7 @@ class Door:
         max_seconds: float | None = None,
         counts_tokens: bool = False,
         cancels: bool = True,
-        fallback: Fallback | None = None,
+        fallback: "Fallback | None" = None,
         shows_loading: bool = False,
         on_end: Callable[[Visit], None],
         is_short_of_memory: Callable[[], bool] = lambda: False,
@@ -291,7 +294,10 @@ class Door:
                 if self._fallback is None or body is None:
                     await self._deliver(request, call, body, reply, visit, arrived, since)
                 else:
-                    asked = self._asked(request, route, key, body, reply, visit)
+                    may = key is None or key.fallback
+                    asked = self._fallback.asked(
+                        request.headers, route.path, body, reply, key_may=may, on_answer=visit.answered_elsewhere
+                    )
                     deliver = partial(self._deliver, request, call, body, reply, visit, arrived, since)
                     await self._deliver_here_or_there(self._fallback, asked, deliver, visit, grant)
             except ComeBack as error:
@@ -370,22 +376,8 @@ class Door:
         models = self._conductor.models
         return models[0] if models else None
 
-    def _asked(
-        self, request: web.BaseRequest, route: Route, key: Key | None, body: Body, reply: Reply, visit: Visit
-    ) -> Asked:
-        """What somebody else would be asked."""
-        return Asked(
-            request.headers,
-            route.path,
-            body,
-            reply,
-            key_may=key is None or key.fallback,
-            hides_usage=not body.facts.include_usage,
-            on_answer=visit.answered_elsewhere,
-        )
-
     async def _deliver_here_or_there(
-        self, fallback: Fallback, asked: Asked, deliver: Callable[[], Awaitable[None]], visit: Visit, grant: Grant
+        self, fallback: "Fallback", asked: "Asked", deliver: Callable[[], Awaitable[None]], visit: Visit, grant: Grant
     ) -> None:
         """Somebody else answers while nothing is ready, and where the operator wants that rather than a refusal."""
         why = fallback.wanted_for()

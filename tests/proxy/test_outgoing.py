@@ -13,7 +13,7 @@ from gateway.proxy.outgoing import (
     ANSWER_MOST,
     Manner,
     Outgoing,
-    other_limit_name,
+    learnt,
     outgoing,
     renamed,
     renamed_events,
@@ -154,16 +154,21 @@ def test_a_limit_is_called_what_the_fallback_calls_it_once_it_said_so() -> None:
             "code": "unsupported_parameter",
         }
     }
-    name = other_limit_name(json.dumps(error).encode())
-    assert name == "max_completion_tokens"
-    manner = Manner("theirs", limited=False, limit_name=name)
+    manner = learnt(FREE, json.dumps(error).encode())
+    assert manner == Manner("theirs", limited=False, limit_name="max_completion_tokens")
     assert said({"messages": HELLO, "max_tokens": 5}, manner=manner)["max_completion_tokens"] == 5
     assert said({"prompt": "a", "max_tokens": 5}, TEXT, manner)["max_tokens"] == 5
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"error": "no"}', b'{"error": {"param": "n"}}', b"\xff"])
-def test_any_other_error_says_nothing_of_limits(body: bytes) -> None:
-    assert other_limit_name(body) == ""
+def test_any_other_error_teaches_nothing(body: bytes) -> None:
+    assert learnt(FREE, body) == FREE
+
+
+def test_a_vendor_that_counts_no_streams_is_not_asked_to_again() -> None:
+    manner = learnt(FREE, b'{"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]}')
+    body = said({"messages": HELLO, "stream": True}, manner=manner)
+    assert body["stream"] is True and "stream_options" not in body
 
 
 def test_no_prompt_has_more_tokens_than_are_counted_for_it() -> None:

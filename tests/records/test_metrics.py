@@ -8,12 +8,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.errors import CATALOGUE
+from gateway.policy.fallback import CASES, OBJECTIONS, WAKING
 from gateway.policy.lifecycle.states import State
 from gateway.proxy import fallback
 from gateway.records.metrics import (
     AUTH_FAILURES,
     CODES,
     ENDS,
+    FALLBACK_CASES,
     FALLBACK_OUTCOMES,
     LARGEST_PAGE,
     OUTCOMES,
@@ -22,7 +24,9 @@ from gateway.records.metrics import (
     Metrics,
     bounded,
 )
+from gateway.records.metrics import OBJECTIONS as REASONS
 from gateway.records.readings import ProcessFacts, UpstreamFacts
+from gateway.records.series import OTHER
 from gateway.web.routes import INFERENCE
 from tests.support.ends import ended, refused
 from tests.support.house import CHAT, house
@@ -514,4 +518,6 @@ def test_without_a_fallback_the_page_does_not_speak_of_one() -> None:
 
 
 def test_the_words_of_the_fallback_are_those_that_it_uses() -> None:
-    assert set(fallback.OUTCOMES) <= set(FALLBACK_OUTCOMES)
+    assert (*fallback.OUTCOMES, OTHER) == FALLBACK_OUTCOMES
+    assert (WAKING, *CASES, OTHER) == FALLBACK_CASES
+    assert (*OBJECTIONS, OTHER) == REASONS
