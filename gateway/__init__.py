@@ -13,6 +13,6 @@ Imports go downward only: `__main__ → cli → commands → doctor → process 
 records → policy → errors → surroundings → config`. `commands` are the words of the command line, `doctor` says why an
 installation would not serve or would not scale. `process` is the process around it all, `telling` tells what happens,
 `app` builds the rooms (`assembly` knows with what), `config` is every setting once (`kinds` how their texts are read),
-`gpus` what NVIDIA's library tells.
+`gpus` what NVIDIA's library tells (`gpu` in values).
 `health/`, beside this package, is the second port: a process of its own that imports nothing of ours.
 """

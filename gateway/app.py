@@ -287,8 +287,15 @@ class Gateway:
             say(line, "warning" if line.startswith("warning: ") else "info", always=True)
         if self.access.made is not None:
             console.show_once(f"[gateway] The first API key, shown here and now only: {self.access.made}")
+        if planner := getattr(self.provider, "planner", None):
+            planner.listen(self._tell_plan)
         self._gpus = seen = gpus.Question()
         self.boot_log.look_for_gpus(lambda: described(ask=seen.answer.result))
+
+    def _tell_plan(self, line: str, level: str) -> None:
+        """What was chosen for the engine, one line for each choice."""
+        say(line, level)
+        self.boot_log.note(line)
 
     async def _answer(self, server: Server, sockets: Sequence[socket.socket], port: int) -> None:
         """Accept at one port; METRICS_PORT never speaks TLS, as Prometheus beside it needs none."""

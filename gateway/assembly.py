@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     # The room of models is entered only where there is one to look for.
     from gateway.providers.local.commands import EngineSpec
     from gateway.providers.local.models import Places, Wants
+    from gateway.providers.local.plan import ModelFacts
+    from gateway.providers.local.planner import Planner
     from gateway.providers.local.provider import FoundModel
     from gateway.providers.local.warmup import Warmup
     from gateway.proxy.bodies import Bodies
@@ -400,6 +402,7 @@ def engine_spec(settings: Settings, served_names: tuple[str, ...]) -> "EngineSpe
 def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provider:
     from gateway.providers.local.commands import CommandError
     from gateway.providers.local.compile_caches import Volume, cache_variables
+    from gateway.providers.local.planner import Planner
 
     text = model_text(settings, boot)
     if text is None and not settings.engine_command:
@@ -413,6 +416,7 @@ def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provide
     except OSError:
         pass  # a volume that cannot be written: the guard counts what it drops, and the engine runs all the same
     spoiled: set[Path] = set()
+    planner = Planner(environment=os.environ)
     volume = Volume(
         settings.data_dir / "cache",
         on_network=around.on_network(settings.data_dir),
@@ -422,7 +426,8 @@ def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provide
     try:
         provider: Provider = provider_class("local")(
             spec,
-            resolve=_resolver(settings, text, spoiled),
+            resolve=_resolver(settings, text, spoiled, partial(_admitted, planner, spec)),
+            planner=planner,
             examine=_examiner(settings, spoiled),
             run_folder=boot.run_folder,
             boot=boot.nonce,
@@ -438,8 +443,18 @@ def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provide
     return provider
 
 
+async def _admitted(planner: "Planner", spec: "EngineSpec", facts: "ModelFacts") -> None:
+    """Whether what would be downloaded could be used here at all. Raises ModelError."""
+    from gateway.providers.local.provider import find_installed
+
+    await planner.admit(spec, facts, find_installed())
+
+
 def _resolver(
-    settings: Settings, text: str | None, spoiled: AbstractSet[Path]
+    settings: Settings,
+    text: str | None,
+    spoiled: AbstractSet[Path],
+    admit: "Callable[[ModelFacts], Awaitable[None]]",
 ) -> Callable[[Callable[[Loading], None]], Awaitable[object | None]]:
     """MODEL, found or fetched, each time the engine starts: what was there at the last start may be gone."""
 
@@ -457,6 +472,7 @@ def _resolver(
                 Loading("downloading", done=download.done, total=download.total, file=download.file)
             ),
             spoiled=spoiled,
+            admit=admit,
         )
 
     return resolve

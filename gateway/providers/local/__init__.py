@@ -8,6 +8,9 @@ engine, `guarded` our end of it · `knocking` hears that it listens, `news_pipe`
 `oom_kills` and by the `room` that there was · `progress` (pure) how far it is, by its output and by what `measures`
 sees of it from outside · `llama_child` is our server around llama-cpp-python.
 
+`planner` says before the start what it is told about this machine, which `plan` (pure) decides by the model's `shape`
+(pure), what its `cache` (pure) takes, the GPUs and the memory that is free (`free_memory`).
+
 `models` finds and fetches what MODEL means: `model_names` (pure) reads the text, `model_files` and `gguf_header` what
 lies on the disk, `hub_cache` the caches there, `hub_download` asks the Hub by way of its child program `hub`, `proof`
 compares files with the Hub's checksums, `pull` is the command, `model_error` what is wrong, in one sentence.

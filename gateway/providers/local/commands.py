@@ -51,6 +51,14 @@ class EngineSpec:
     stop_command: str = ""
     health_path: str = ""
     engine_env: Mapping[str, str] = field(default_factory=dict)
+    # What no setting says, but the plan of a start (plan.py); ENGINE_ARGS win over all of them.
+    longest: bool = False
+    """vLLM is to find the longest context that fits."""
+    tensor_parallel: int | None = None
+    """GPUs that vLLM divides the model among."""
+    dtype: str = ""
+    gpu_layers_first: int | None = None
+    """With `auto`: how many layers llama-cpp-python tries first."""
     idle_action: IdleAction = "stop"
     """What it does when nobody needs it. `auto`: it sleeps where it can."""
 
@@ -214,7 +222,8 @@ def llama_cpp_python(spec: EngineSpec, place: Place, model: str, installed: Inst
         argv += ["--alias", name]
     if context:
         argv += ["--ctx", str(context)]
-    argv += ["--gpu-layers", spec.n_gpu_layers]
+    first = spec.gpu_layers_first if spec.n_gpu_layers == "auto" else None
+    argv += ["--gpu-layers", spec.n_gpu_layers if first is None else f"auto:{first}"]
     for word in key_values(spec.engine_args):
         argv += ["--arg", word]
     argv += ["--news-fd", str(place.news_fd)]
@@ -311,6 +320,12 @@ def vllm(spec: EngineSpec, place: Place, model: str, installed: Installed) -> La
         argv += ["--served-model-name", *spec.served_names]
     if spec.max_model_len:
         argv += ["--max-model-len", str(spec.max_model_len)]
+    elif spec.longest:
+        argv += ["--max-model-len", "auto"]
+    if spec.tensor_parallel:
+        argv += ["--tensor-parallel-size", str(spec.tensor_parallel)]
+    if spec.dtype:
+        argv += ["--dtype", spec.dtype]
     if spec.gpu_memory_utilization is not None:
         argv += ["--gpu-memory-utilization", f"{spec.gpu_memory_utilization:g}"]
     if spec.max_num_seqs:

@@ -5,8 +5,10 @@ every length in it is checked against the file's size and against a ceiling befo
 held, and the work is bounded. The format: ggml's docs/gguf.md.
 """
 
+import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
 MAGIC = b"GGUF"
@@ -17,6 +19,8 @@ TEXT_LENGTH_MAX = 1 << 20
 PLAUSIBLE_LENGTH = 1 << 40
 PAIRS_MAX, TENSORS_MAX, ARRAY_TEXTS_MAX = 1 << 16, 1 << 18, 1 << 22
 """Ceilings far above any model's (the largest vocabularies have 300,000 entries); they bound the time spent."""
+ARRAY_KEPT = 1024
+"""Arrays of numbers up to this length are kept: those that hold one for each layer."""
 
 _UINT32, _UINT64, _STRING, _ARRAY, _BOOL = 4, 10, 8, 9, 7
 _SCALARS: dict[int, str] = {
@@ -33,6 +37,12 @@ BLOCKS: dict[int, tuple[int, int]] = {
 """Tensor type → (elements in a block, bytes of a block); ggml.h. A type that is not here counts as zero bytes."""
 
 Fault = Literal["magic", "truncated", "version", "nonsense"]
+
+
+_BLOCK = re.compile(r"blk\.(\d{1,4})\.")
+"""How the name of a layer's tensor begins."""
+OTHERS_KEPT = 256
+"""Tensors outside of layers whose names are kept; models have a dozen."""
 
 
 class GGUFFault(Exception):
@@ -58,6 +68,21 @@ class Header:
     chat_template: bool = False
     split_count: int = 1
     split_number: int = 0
+    vocabulary: int | None = None
+    """Tokens that it knows."""
+    values: Mapping[str, object] = field(default_factory=dict, repr=False)
+    """What stands under `<architecture>.`, by the rest of its name: numbers, texts, and short arrays as tuples."""
+    blocks: Mapping[int, int] = field(default_factory=dict, repr=False)
+    """Layer → bytes of its tensors."""
+    others: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """Name → bytes, of the tensors that belong to no layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """One that is too long to be kept, or holds no numbers."""
+
+    length: int
 
 
 class _Reader:
@@ -119,7 +144,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
     alignment = values.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment > 1 << 20 or alignment % 8:
         raise GGUFFault("nonsense", f"its alignment is {alignment!r}")
-    furthest = _read_tensors(reader, tensors)
+    furthest, blocks, others = _read_tensors(reader, tensors)
     data_begins = -(-reader.at // alignment) * alignment
     architecture = _text(values, "general.architecture")
     return Header(
@@ -133,11 +158,24 @@ def read_header(file: BinaryIO, size: int) -> Header:
         chat_template="tokenizer.chat_template" in values,
         split_count=_number(values, "split.count") or 1,
         split_number=_number(values, "split.no") or 0,
+        vocabulary=_vocabulary(values, architecture),
+        values={key.removeprefix(f"{architecture}."): value for key, value in _below(values, architecture)},
+        blocks=blocks,
+        others=others,
     )
 
 
+def _below(values: Mapping[str, object], architecture: str | None) -> list[tuple[str, object]]:
+    return [(key, value) for key, value in values.items() if architecture and key.startswith(f"{architecture}.")]
+
+
+def _vocabulary(values: Mapping[str, object], architecture: str | None) -> int | None:
+    tokens = values.get("tokenizer.ggml.tokens")
+    return tokens.length if isinstance(tokens, Array) else _number(values, f"{architecture}.vocab_size")
+
+
 def _read_pairs(reader: _Reader, count: int) -> dict[str, object]:
-    """The single values; arrays are walked over."""
+    """The single values and short arrays of numbers; of other arrays the length."""
     values: dict[str, object] = {}
     texts_left = [ARRAY_TEXTS_MAX]
     for _ in range(count):
@@ -148,7 +186,7 @@ def _read_pairs(reader: _Reader, count: int) -> dict[str, object]:
         if kind == _STRING:
             values[key] = reader.text(TEXT_LENGTH_MAX)
         elif kind == _ARRAY:
-            _skip_array(reader, texts_left, depth=0)
+            values[key] = _read_array(reader, texts_left, depth=0)
         elif kind in _SCALARS:
             layout = struct.Struct(_SCALARS[kind])
             values[key] = layout.unpack(reader.take(layout.size))[0]
@@ -157,11 +195,15 @@ def _read_pairs(reader: _Reader, count: int) -> dict[str, object]:
     return values
 
 
-def _skip_array(reader: _Reader, texts_left: list[int], depth: int) -> None:
+def _read_array(reader: _Reader, texts_left: list[int], depth: int) -> "tuple[object, ...] | Array":
     kind, count = reader.uint32(), reader.uint64()
     if kind in _SCALARS:
-        reader.skip(count * struct.calcsize(_SCALARS[kind]))
-        return
+        layout = _SCALARS[kind]
+        size = struct.calcsize(layout)
+        if count <= ARRAY_KEPT and depth == 0:
+            return struct.unpack(f"<{count}{layout[1:]}", reader.take(count * size))
+        reader.skip(count * size)
+        return Array(count)
     if kind not in (_STRING, _ARRAY) or (kind == _ARRAY and depth >= 2):
         raise GGUFFault("nonsense", f"an array of unknown type {kind} stands at byte {reader.at}")
     texts_left[0] -= count
@@ -171,14 +213,16 @@ def _skip_array(reader: _Reader, texts_left: list[int], depth: int) -> None:
         if kind == _STRING:
             reader.text(-1)
         else:
-            _skip_array(reader, texts_left, depth + 1)
+            _read_array(reader, texts_left, depth + 1)
+    return Array(count)
 
 
-def _read_tensors(reader: _Reader, count: int) -> int:
-    """How far behind the start of the data the last byte of any tensor lies."""
-    furthest = 0
+def _read_tensors(reader: _Reader, count: int) -> tuple[int, dict[int, int], dict[str, int]]:
+    """How far behind the start of the data the last byte of any tensor lies; the bytes of each layer; of the others."""
+    furthest, blocks, others = 0, dict[int, int](), dict[str, int]()
     for _ in range(count):
-        if reader.text(KEY_LENGTH_MAX) is None:
+        name = reader.text(KEY_LENGTH_MAX)
+        if name is None:
             raise GGUFFault("nonsense", f"a tensor's name before byte {reader.at} is too long")
         dimensions = reader.uint32()
         if dimensions > 8:
@@ -188,18 +232,23 @@ def _read_tensors(reader: _Reader, count: int) -> int:
             elements *= reader.uint64()
         kind, offset = reader.uint32(), reader.uint64()
         per_block, block_bytes = BLOCKS.get(kind, (1, 0))
-        end = offset + -(-elements // per_block) * block_bytes
-        if end > PLAUSIBLE_LENGTH * 16:
-            raise GGUFFault("nonsense", f"a tensor that ends at {end} is described at byte {reader.at}")
-        furthest = max(furthest, end)
-    return furthest
+        size = -(-elements // per_block) * block_bytes
+        if offset + size > PLAUSIBLE_LENGTH * 16:
+            raise GGUFFault("nonsense", f"a tensor that ends at {offset + size} is described at byte {reader.at}")
+        furthest = max(furthest, offset + size)
+        if block := _BLOCK.match(name):
+            number = int(block[1])
+            blocks[number] = blocks.get(number, 0) + size
+        elif len(others) < OTHERS_KEPT:
+            others[name[:64]] = size
+    return furthest, blocks, others
 
 
-def _text(values: dict[str, object], key: str) -> str | None:
+def _text(values: Mapping[str, object], key: str) -> str | None:
     value = values.get(key)
     return value if isinstance(value, str) else None
 
 
-def _number(values: dict[str, object], key: str) -> int | None:
+def _number(values: Mapping[str, object], key: str) -> int | None:
     value = values.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62 else None

@@ -3,7 +3,18 @@
 from typing import Literal
 
 Kind = Literal[
-    "name", "missing", "choice", "format", "broken", "unreadable", "access", "network", "hub", "space", "unwritable"
+    "name",
+    "missing",
+    "choice",
+    "format",
+    "broken",
+    "unreadable",
+    "access",
+    "network",
+    "hub",
+    "space",
+    "unwritable",
+    "fit",
 ]
 
 FOR_CALLERS: dict[Kind, str] = {
@@ -19,6 +30,7 @@ FOR_CALLERS: dict[Kind, str] = {
     "hub": "The model hub did not deliver the model; the gateway's log says more.",
     "space": "There is not enough disk space for the model: make room, or set DATA_DIR to a larger volume.",
     "unwritable": "The folder for models cannot be written: change its rights, or set DATA_DIR.",
+    "fit": "The configured model cannot run on this machine's GPUs: choose another MODEL, or another GPU.",
 }
 
 PASSING: frozenset[Kind] = frozenset({"network", "hub"})

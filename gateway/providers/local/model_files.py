@@ -9,14 +9,16 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gateway.providers.local.gguf_header import GGUFFault, Header, read_header
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.model_names import Format, Selection, Wants, group_ggufs, select, shards_of, stem_of
+from gateway.providers.local.shape import Shape, of_config, of_gguf
 
+UNREAD = Shape(unknown="its files were not read")
 OWN_CACHE = "hub"
 """Under DATA_DIR/models: where downloads from the Hub lie, in the layout of the Hub's own cache."""
 
@@ -44,6 +46,8 @@ class Model:
     embedding: bool = False
     """It makes embeddings and cannot chat: an encoder, or it pools and has no chat template."""
     chat_template: bool = False
+    shape: Shape = field(default=UNREAD, compare=False)
+    """Its layers, and what they keep: what a plan of the start goes by."""
 
     @property
     def served_name(self) -> str:
@@ -196,6 +200,7 @@ def inspect_selection(folder: Path, selection: Selection, *, name: str, revision
         architecture=first.architecture,
         embedding=first.architecture in _BERTS or (bool(first.pooling) and not first.chat_template),
         chat_template=first.chat_template,
+        shape=of_gguf(headers),
     )
 
 
@@ -243,7 +248,7 @@ def _refuse_pointer(path: Path, begins: bytes) -> None:
 
 
 def _inspect_safetensors(folder: Path, name: str, revision: str | None) -> Model:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     weights = sorted(set(_safetensors_named_in_index(folder)) or {p.name for p in folder.glob("*.safetensors")})
     missing = [w for w in weights if not (folder / w).exists()]
     if missing:
@@ -259,7 +264,7 @@ def _inspect_safetensors(folder: Path, name: str, revision: str | None) -> Model
     nested = config.get("text_config")
     if context is None and isinstance(nested, dict):
         context = nested.get("max_position_embeddings")
-    tokenizer = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    tokenizer = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     return Model(
         path=folder,
         name=name,
@@ -270,6 +275,7 @@ def _inspect_safetensors(folder: Path, name: str, revision: str | None) -> Model
         architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else None,
         embedding=(folder / "modules.json").exists(),
         chat_template="chat_template" in tokenizer or (folder / "chat_template.jinja").exists(),
+        shape=of_config(config),
     )
 
 
@@ -277,7 +283,7 @@ def _safetensors_named_in_index(folder: Path) -> Iterator[str]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return
-    names = _read_json(index).get("weight_map")
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise ModelError("broken", f"{index} has no weight_map: copy or download the model again.")
     for name in names.values():
@@ -315,7 +321,8 @@ def _check_safetensors(path: Path) -> None:
         )
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object. Raises ModelError and OSError."""
     try:
         with path.open("rb") as file:
             content = file.read(SAFETENSORS_HEADER_MAX)

@@ -13,14 +13,14 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.providers.base import Gone, Loading
 from gateway.providers.local.hub_cache import RUNPOD_CACHE, caches_below, find_snapshots, usual_caches
-from gateway.providers.local.hub_download import Download, Hub
+from gateway.providers.local.hub_download import Download, Hub, Listing, Session
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.model_files import (
     OWN_CACHE,
@@ -30,10 +30,13 @@ from gateway.providers.local.model_files import (
     inspect_selection,
     near_misses,
     not_there,
+    read_json,
     relative_files,
 )
 from gateway.providers.local.model_names import DEFAULT_QUANT, ModelSpec, Selection, Wants, parse, select, stem_of
+from gateway.providers.local.plan import ModelFacts
 from gateway.providers.local.proof import blobs_of, prove
+from gateway.providers.local.shape import Shape, of_config
 
 __all__ = [
     "Download",
@@ -46,6 +49,7 @@ __all__ = [
     "find",
     "name_of",
     "parse",
+    "preview",
     "resolve",
 ]
 
@@ -88,12 +92,14 @@ async def resolve(
     environ: Mapping[str, str] | None = None,
     on_progress: Callable[[Download], None] = lambda _: None,
     spoiled: AbstractSet[Path] = frozenset(),
+    admit: Callable[[ModelFacts], Awaitable[None]] | None = None,
 ) -> Model:
     """The model, whole and on this machine's disk. Raises ModelError.
 
     Cancelled: returns at once; a download is ended and keeps what it has. `environ` is where the Hub's own settings
     (HF_ENDPOINT, proxies) are taken from; the process's environment by default. What holds a `spoiled` blob is passed
-    over (see `examine`).
+    over (see `examine`). `admit` is asked before weights are downloaded, and raises ModelError for those that could not
+    be used here.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
     model, looked = await asyncio.to_thread(_find, spec, places, wants, spoiled)
@@ -101,7 +107,7 @@ async def resolve(
         return model
     hub = Hub(os.environ if environ is None else environ, token)
     try:
-        return await _download(spec, hub, places, wants, on_progress)
+        return await _download(spec, hub, places, wants, on_progress, admit)
     except ModelError as error:
         if error.kind != "network":
             raise
@@ -167,8 +173,47 @@ def find(spec: ModelSpec | str, *, places: Places, wants: Wants = "any") -> Mode
     return _find(parse(spec) if isinstance(spec, str) else spec, places, wants)[0]
 
 
+async def preview(
+    spec: ModelSpec | str,
+    *,
+    places: Places,
+    wants: Wants = "any",
+    token: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> ModelFacts:
+    """What is known of a model without its weights: of one that is here from its files, else from the Hub, where at
+    most its config.json is downloaded. Raises ModelError."""
+    spec = parse(spec) if isinstance(spec, str) else spec
+    model, _ = await asyncio.to_thread(_find, spec, places, wants)
+    if model is not None:
+        return ModelFacts(model.name, model.format, model.size, model.shape)
+    hub = Hub(os.environ if environ is None else environ, token)
+    async with hub.session(spec) as session:
+        listing = await session.list()
+        selection = _selected([f.name for f in listing.files], spec, wants)
+        return await _facts(session, listing, selection, places)
+
+
+async def _facts(session: Session, listing: Listing, selection: Selection, places: Places) -> ModelFacts:
+    """What the Hub's listing says, and the model's config.json, which is fetched before anything else. A GGUF says how
+    it is made only where it begins: there it is its size that is known."""
+    wanted = {name for name in selection.files if name.lower().endswith((".gguf", ".safetensors"))}
+    size = sum(file.size for file in listing.files if file.name in wanted)
+    shape = Shape(unknown="it is not here yet")
+    if selection.format == "safetensors":
+        folder = await session.fetch(listing, ("config.json",), places.own_cache, lambda _: None)
+        with explained(folder):
+            shape = of_config(await asyncio.to_thread(read_json, folder / "config.json"))
+    return ModelFacts(str(session.spec.repo), selection.format, size, shape)
+
+
 async def _download(
-    spec: ModelSpec, hub: Hub, places: Places, wants: Wants, on_progress: Callable[[Download], None]
+    spec: ModelSpec,
+    hub: Hub,
+    places: Places,
+    wants: Wants,
+    on_progress: Callable[[Download], None],
+    admit: Callable[[ModelFacts], Awaitable[None]] | None,
 ) -> Model:
     async with hub.session(spec) as session:
         listing = await session.list()
@@ -177,13 +222,29 @@ async def _download(
             raise ModelError(
                 "broken", f"{spec.repo} lacks {selection.missing[0]}: the repository itself is incomplete."
             )
+        if admit is not None:
+            await admit(await _facts(session, listing, selection, places))
         folder = await session.fetch(listing, selection.files, places.own_cache, on_progress)
 
-    def look() -> Model:
-        with explained(folder):
-            return inspect_selection(folder, selection, name=str(spec.repo), revision=listing.commit)
+        def look() -> Model:
+            with explained(folder):
+                return inspect_selection(folder, selection, name=str(spec.repo), revision=listing.commit)
 
-    return await asyncio.to_thread(look)
+        try:
+            return await asyncio.to_thread(look)
+        except ModelError as error:
+            # What was here already was taken by its length. If it has not the checksum either, it is brought anew.
+            model = folder / selection.first if selection.format == "gguf" else folder
+            if error.kind not in ("broken", "format") or not await _discarded(model, places):
+                raise
+        await session.fetch(listing, selection.files, places.own_cache, on_progress)
+        return await asyncio.to_thread(look)
+
+
+async def _discarded(model: Path, places: Places) -> bool:
+    """Whether something of it was damaged, and is gone now."""
+    found = await examine(model, places=places, spoiled=set(), on_progress=lambda _: None)
+    return found is not None and not found.lasting
 
 
 def _selected(names: Iterable[str], spec: ModelSpec, wants: Wants) -> Selection:

@@ -52,9 +52,11 @@ if TYPE_CHECKING:  # imported when the engine's process runs already
     import aiohttp
 
     from gateway.providers.local.measures import Measures
+    from gateway.providers.local.planner import Planner
     from gateway.providers.local.progress import Reading
     from gateway.providers.local.read_ahead import ReadAhead
     from gateway.providers.local.reasons import Complaints
+    from gateway.providers.local.shape import Shape
     from gateway.providers.local.sleeping import Sleeper
     from gateway.providers.local.warmup import Warmup
 
@@ -85,6 +87,10 @@ class FoundModel(Protocol):
     def name(self) -> str: ...
     @property
     def format(self) -> commands.Format: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def shape(self) -> "Shape": ...
 
 
 Resolve = Callable[[Callable[[Loading], None]], Awaitable[FoundModel | None]]
@@ -205,8 +211,10 @@ class LocalProvider:
         python: str = sys.executable,
         watch_every: float = WATCH_EVERY,
         free: Callable[[], int | None] = free_memory,
+        planner: "Planner | None" = None,
     ) -> None:
         self._spec = spec
+        self._planner = planner
         self._resolve = resolve
         self._examine = examine
         self._run_folder = run_folder
@@ -242,6 +250,11 @@ class LocalProvider:
         """How the last engine was called; empty before the first. ENGINE_ARGS may have put a secret into it."""
         return self._command_line
 
+    @property
+    def planner(self) -> "Planner | None":
+        """Who says what was chosen for the engine."""
+        return self._planner
+
     # --- The contract ---
 
     @property
@@ -258,6 +271,8 @@ class LocalProvider:
             raise ProviderError("The previous engine has not ended yet.")
         self._runs.clear()
         run = self._prepare(intent)
+        if self._planner is not None:
+            self._planner.begin()
         try:
             journal.note("start engine", upstream=intent.upstream, run=intent.run, cookie=run.cookie)
         except OSError as error:
@@ -343,6 +358,8 @@ class LocalProvider:
 
     async def close(self) -> None:
         """Give back what is held. An engine that still runs loses its gateway by that, and its guard ends it."""
+        if self._planner is not None:
+            self._planner.close()
         for run in self._runs.values():
             if run.life is None or run.life.done():
                 continue
@@ -449,8 +466,13 @@ class LocalProvider:
             self._profile = replace(self._profile, models=(model.name,))
         if model is not None:
             self._begin_reading(run, model.path)
+        spec = self._spec
+        if self._planner is not None:
+            spec = await self._planner.settle(spec, engine_name, model, installed)
+            if spec.max_num_seqs != self._spec.max_num_seqs:
+                self._profile = replace(self._profile, concurrency=spec.max_num_seqs)
         with NewsPipe() as pipe:
-            engine = run.engine = self._launch(run, engine_name, model, installed, pipe)
+            engine = run.engine = self._launch(run, spec, engine_name, model, installed, pipe)
             try:
                 gone = await self._watch_engine(run, engine, known, pipe)
                 if not engine.exited.done():
@@ -480,9 +502,14 @@ class LocalProvider:
         return gone if found is None else replace(found, detail=f"{found.detail}\n{gone.detail}".strip())
 
     def _launch(
-        self, run: Run, name: EngineName, model: FoundModel | None, installed: Installed, pipe: NewsPipe
+        self,
+        run: Run,
+        spec: EngineSpec,
+        name: EngineName,
+        model: FoundModel | None,
+        installed: Installed,
+        pipe: NewsPipe,
     ) -> GuardedEngine:
-        spec = self._spec
         if not spec.served_names and model is not None:
             # Else an engine would call itself by its path, and callers would see it.
             spec = replace(spec, served_names=(model.name,))

@@ -35,6 +35,16 @@ def test_our_child_gets_everything_by_its_arguments() -> None:
     ]  # fmt: skip
 
 
+def test_our_child_is_told_how_many_layers_to_begin_with_where_nobody_chose() -> None:
+    arguments = pytest.importorskip("gateway.providers.local.llama_child.arguments")
+    line = argv("llama-cpp-python", gpu_layers_first=23)
+    options = arguments.parse(line[4:])
+    assert (options.gpu_layers, options.gpu_layers_first) == (None, 23)
+    assert arguments.parse(argv("llama-cpp-python", gpu_layers_first=0)[4:]).gpu_layers_first == 0
+    chosen = arguments.parse(argv("llama-cpp-python", gpu_layers_first=23, n_gpu_layers="40")[4:])
+    assert (chosen.gpu_layers, chosen.gpu_layers_first) == (40, None)
+
+
 def test_our_child_finds_its_package_in_a_checkout() -> None:
     launch = commands.build(EngineSpec(), "llama-cpp-python", PLACE, MODEL, ALL)
     assert launch.needed_env == {"PYTHONPATH": "/src"}
@@ -127,6 +137,16 @@ def test_llama_server_has_embeddings_only_when_asked_for() -> None:
 
 
 # --- vLLM ---
+
+
+def test_what_a_plan_chose_for_vllm_is_passed_before_engine_args_which_win() -> None:
+    words = ("--dtype", "auto")
+    line = argv("vllm", longest=True, tensor_parallel=2, dtype="half", engine_args=words)
+    assert words_after(line, "--max-model-len") == ["auto"]
+    assert words_after(line, "--tensor-parallel-size") == ["2"]
+    assert words_after(line, "--dtype") == ["half", "auto"]
+    assert words_after(argv("vllm", longest=True, max_model_len=4096), "--max-model-len") == ["4096"]
+    assert not {"--max-model-len", "--tensor-parallel-size", "--dtype"} & set(argv("vllm"))
 
 
 def test_vllm_has_its_own_words() -> None:

@@ -8,7 +8,7 @@ import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from gateway.providers.base import Gone, Instance, Intent, Loading, ProviderErro
 from gateway.providers.local import guard
 from gateway.providers.local.commands import CommandError, EngineSpec, Format, Installed
 from gateway.providers.local.model_error import FOR_CALLERS, ModelError
+from gateway.providers.local.planner import Planner
 from gateway.providers.local.provider import FoundModel, LocalProvider
 from gateway.providers.local.read_ahead import WORTH
 from gateway.providers.local.reasons import CAUSES
+from gateway.providers.local.shape import Shape
 from gateway.providers.local.warmup import Warmup
 from tests.support.engines import (
     FAKE_ENGINE,
@@ -33,6 +35,9 @@ from tests.support.engines import (
     soon,
     with_cookie,
 )
+from tests.support.known_models import known
+from tests.support.nvml import machine
+from tests.support.vllm import recorded
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class FakeModel:
     path: Path = Path("/models/tiny.gguf")
     name: str = "tiny"
     format: Format = "gguf"
+    size: int = 1000
+    shape: Shape = field(default_factory=Shape)
 
 
 async def no_model(_tell: Callable[[Loading], None]) -> None:
@@ -374,6 +381,39 @@ def test_a_command_that_does_not_say_where_it_listens_is_told_at_once(local_fold
 @pytest.fixture
 def local_folder(tmp_path: Path) -> Path:
     return tmp_path
+
+
+# --- What was planned for it ---
+
+
+def vllm_on(local: Local, model: str, *cards: str) -> LocalProvider:
+    """A provider whose machine has these cards, and a vLLM that behaves as one was seen to."""
+    facts = known(model)
+    planner = Planner(environment={}, look=lambda: machine(*cards), memory=lambda: 64 << 30)
+
+    async def found(tell: Callable[[Loading], None]) -> FakeModel:
+        return FakeModel(local.run_folder, facts.name, "safetensors", facts.size, facts.shape)
+
+    program = recorded(local.run_folder.parent)
+    return local.provider(
+        EngineSpec(engine="vllm"), resolve=found, planner=planner, installed=lambda: Installed(vllm=str(program))
+    )
+
+
+async def test_an_engine_is_started_with_what_was_planned_for_this_machine(local: Local) -> None:
+    provider = vllm_on(local, "Llama-3.1-8B", "L4")
+    _, watcher = await local.start(provider)
+    await watcher.first(Ready)
+    line = " ".join(provider.command_line)
+    assert "--max-model-len 32768" in line and "--tensor-parallel-size" not in line
+
+
+async def test_what_cannot_run_here_is_not_started_and_says_why(local: Local) -> None:
+    provider = vllm_on(local, "gpt-oss-20b", "T4")
+    _, watcher = await local.start(provider)
+    gone = await watcher.gone()
+    assert (gone.reason, gone.lasting) == (FOR_CALLERS["fit"], True)
+    assert "MXFP4" in gone.detail and provider.command_line == ()
 
 
 # --- The ways down ---

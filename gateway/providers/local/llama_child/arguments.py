@@ -21,6 +21,8 @@ class Options:
     """Tokens, prompt and answer together. None: what the model was trained for, at most `CONTEXT_UNASKED`."""
     gpu_layers: int | None = None
     """None: as many as fit."""
+    gpu_layers_first: int | None = None
+    """Where it is found out how many fit: how many are tried first. None: all."""
     batch: int = 512
     news_fd: int | None = None
     extra: tuple[tuple[str, object], ...] = ()
@@ -41,7 +43,7 @@ def parse(words: list[str]) -> Options:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--alias", action="append", default=[], help="a name it is served under; the first one is told")
     parser.add_argument("--ctx", type=_positive)
-    parser.add_argument("--gpu-layers", type=_layers, default=None, metavar="N|all|auto")
+    parser.add_argument("--gpu-layers", type=_layers, default=(None, None), metavar="N|all|auto|auto:N")
     parser.add_argument("--batch", type=_positive, default=512)
     parser.add_argument("--seqs", type=_positive, default=1, help="the package answers one request at a time: only 1")
     parser.add_argument("--news-fd", type=int, help="an inherited pipe that hears each change, one JSON line each")
@@ -56,7 +58,8 @@ def parse(words: list[str]) -> Options:
         model=given.model,
         aliases=tuple(given.alias),
         context=given.ctx,
-        gpu_layers=given.gpu_layers,
+        gpu_layers=given.gpu_layers[0],
+        gpu_layers_first=given.gpu_layers[1],
         batch=given.batch,
         news_fd=given.news_fd,
         extra=tuple(given.arg),
@@ -70,15 +73,17 @@ def _positive(word: str) -> int:
     return number
 
 
-def _layers(word: str) -> int | None:
-    if word == "auto":
-        return None
+def _layers(word: str) -> tuple[int | None, int | None]:
+    """(how many, how many to try first)."""
+    how, colon, first = word.partition(":")
+    if how == "auto":
+        return None, _positive(first) if colon and first != "0" else 0 if colon else None
     if word == "all":
-        return ALL_LAYERS
+        return ALL_LAYERS, None
     number = int(word)
     if number < ALL_LAYERS:
         raise argparse.ArgumentTypeError("must be a number of layers, all or auto")
-    return number
+    return number, None
 
 
 def _pair(word: str) -> tuple[str, object]:

@@ -126,7 +126,7 @@ def _load(options: Options, shards: list[Path], board: Board, brake: Brake) -> A
         return not brake.pulled
 
     gpu = bool(llama_cpp.llama_supports_gpu_offload())
-    for layers in attempts(arguments.pop("n_gpu_layers", options.gpu_layers), gpu):
+    for layers in attempts(arguments.pop("n_gpu_layers", options.gpu_layers), gpu, options.gpu_layers_first):
         try:
             loaded = module.Model(
                 str(options.model),
@@ -169,12 +169,13 @@ def _arguments(options: Options, llama: Any) -> dict[str, object]:
     return arguments
 
 
-def attempts(asked: object, gpu: bool) -> list[object]:
+def attempts(asked: object, gpu: bool, first: int | None = None) -> list[object]:
     """Layers on the GPU, in the order of trying. A failed allocation costs a moment; a model that is too large costs
     the start, so only `auto` tries again."""
     if asked is not None:
         return [asked]
-    return [ALL_LAYERS, 64, 48, 32, 24, 16, 8, 0] if gpu else [0]
+    fewer: list[object] = [number for number in (64, 48, 32, 24, 16, 8, 0) if first is None or number < first]
+    return [ALL_LAYERS if first is None else first, *fewer] if gpu and first != 0 else [0]
 
 
 def read_ahead(shards: list[Path], board: Board, brake: Brake) -> bool:

@@ -82,6 +82,14 @@ def test_layers_are_tried_from_all_to_none_only_when_nobody_chose() -> None:
     assert loading.attempts(33, gpu=True) == [33]
 
 
+def test_a_number_to_begin_with_is_followed_by_smaller_ones() -> None:
+    assert loading.attempts(None, gpu=True, first=20) == [20, 16, 8, 0]
+    assert loading.attempts(None, gpu=True, first=81)[:2] == [81, 64]
+    assert loading.attempts(None, gpu=True, first=0) == [0]
+    assert loading.attempts(None, gpu=False, first=20) == [0]
+    assert loading.attempts(33, gpu=True, first=20) == [33]
+
+
 def test_a_containers_quota_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(16)))
     for written, processors in (("max 100000", 16), ("400000 100000", 4), ("50000 100000", 1), ("", 16)):
