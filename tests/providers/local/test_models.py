@@ -659,6 +659,16 @@ async def test_a_damaged_file_in_somebody_elses_cache_is_left_there_and_passed_o
     assert ours.path.is_relative_to(places.own_cache) and ours.path.read_bytes() == BIG
 
 
+@pytest.mark.parametrize("at", [0, 40], ids=["no GGUF any more", "nonsense in its head"])
+async def test_a_file_of_our_own_that_is_seen_to_be_damaged_is_fetched_again_at_once(ask, hub, at):
+    """It has its length, by which a download takes it for whole; before any engine is tried its head is read."""
+    hub.add(REPO, {"a.gguf": WHOLE})
+    blob = (await ask(REPO)).path.resolve()
+    blob.write_bytes(WHOLE[:at] + b"\xff" * 16 + WHOLE[at + 16 :])
+    assert (await ask(REPO)).path.read_bytes() == WHOLE
+    assert len(hub.downloads()) == 2
+
+
 async def test_files_as_the_hub_has_them_are_not_fetched_again(ask, hub, places):
     """The engine is wrong about them, or too old for them: the same bytes once more would change nothing."""
     hub.add(REPO, {"a.gguf": WHOLE})
