@@ -153,6 +153,8 @@ class Run:
         """A line that the engine printed while it was not ready."""
         if self.complaints is not None:
             self.complaints.hear(line)
+        if self.sleeper is not None:
+            self.sleeper.hear(line)
         if self.reading is not None:
             served = self.reading.serves
             self.reading.hear(line)
@@ -608,7 +610,7 @@ class LocalProvider:
             run.loaded()
             await settle(session)
         pipe.read_now()
-        if run.sleeper is not None and not run.served and run.sleeper.is_refused(engine.exited.result().tail):
+        if run.sleeper is not None and run.sleeper.refused and not run.served:
             self._sleepless = True
             return Gone("The engine cannot sleep on this machine, and is started again without.")
         return how_it_ended(

@@ -18,7 +18,7 @@ so it is taken only where the operator insists on sleep and the machine's memory
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REFUSED = "Sleep mode is not supported"
-"""What vLLM says of `--enable-sleep-mode` where it cannot: on a CPU, on some GPUs."""
+REFUSED = (
+    "Sleep mode is not supported",
+    "Sleep mode is only supported",
+    "unrecognized arguments: --enable-sleep-mode",
+    "cumem allocator is not available",
+    "Expandable segments are not compatible with memory pool",
+)
+"""What versions of vLLM say when they are started with `--enable-sleep-mode` and cannot: on a CPU, on some GPUs, before
+they had it, and, in older ones, with `expandable_segments` in PYTORCH_CUDA_ALLOC_CONF."""
 ROUNDED_UP = 2
 """torch rounds each piece of pinned memory up to a power of two: level 1 may take this times the weights."""
 SPARE = 2 << 30
@@ -99,15 +106,16 @@ class Sleeper:
         self._level: int | None = None
         """At which it sleeps by our order. None: it is awake, or somebody else's."""
         self._held = False
+        self.refused = False
+        """Whether it said that it cannot be started so that it can sleep."""
 
     def __repr__(self) -> str:
         turning = ", turning" if self._turning.locked() else ""
         return f"<Sleeper {f'asleep at level {self._level}' if self._level else 'awake'}{turning}>"
 
-    @staticmethod
-    def is_refused(output: Iterable[str]) -> bool:
-        """Whether it ended because it was told that it is to sleep, and cannot on this machine."""
-        return any(REFUSED in line for line in output)
+    def hear(self, line: str) -> None:
+        """A line that the engine printed before it was ready."""
+        self.refused = self.refused or any(words in line for words in REFUSED)
 
     def serves(self, ready: Ready) -> None:
         """It is ready for the first time; that is also what it says when it has woken.

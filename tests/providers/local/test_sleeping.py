@@ -249,6 +249,30 @@ async def test_a_machine_on_which_it_cannot_sleep_is_learned_once(tmp_path: Path
         assert "--enable-sleep-mode" not in on.provider.command_line
 
 
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ("  Value error, Sleep mode is not supported on current platform. [type=value_error, input_value=A", True),
+        ("vllm: error: unrecognized arguments: --enable-sleep-mode", True),
+        ("AssertionError: Expandable segments are not compatible with memory pool. Please track", True),
+        ("(EngineCore pid=1) ERROR torch.OutOfMemoryError: CUDA out of memory.", False),
+    ],
+)
+def test_what_it_says_when_it_cannot_sleep_is_known(tmp_path: Path, line: str, refused: bool) -> None:
+    sleeper = Sleeper(Endpoint("http://x"), tmp_path, lambda news: None, insists=False, free=lambda: None)
+    sleeper.hear("INFO starting")
+    sleeper.hear(line)
+    sleeper.hear("something else")
+    assert sleeper.refused == refused
+
+
+def test_a_real_refusal_is_known(tmp_path: Path) -> None:
+    sleeper = Sleeper(Endpoint("http://x"), tmp_path, lambda news: None, insists=False, free=lambda: None)
+    for line in (Path(__file__).parent / "logs" / "vllm-no-sleep-mode.txt").read_text().splitlines()[1:]:
+        sleeper.hear(line)
+    assert sleeper.refused
+
+
 async def test_an_order_that_is_not_answered_in_time_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
