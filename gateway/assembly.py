@@ -173,6 +173,8 @@ def make_fallback(
     key = settings.fallback_api_key.get_secret_value() if settings.fallback_api_key else None
     parts = urlsplit(settings.fallback_url)
     purse = _make_purse(settings, boot)
+    model = settings.fallback_model
+    say(f"{parts.netloc} answers in its place ({', '.join(sorted(rules.when))}), as {model}")
 
     def count(answered: Answered) -> None:
         usage = answered.usage
@@ -187,7 +189,7 @@ def make_fallback(
     metrics.watch_fallback(lambda: None if (spent := purse.spent) is None else spent / 1_000_000, sorted(rules.when))
     return Fallback(
         Endpoint(f"{parts.scheme}://{parts.netloc}", prefix=parts.path, key=key),
-        model=settings.fallback_model,
+        model=model,
         rules=rules,
         conductor=conductor,
         purse=purse,

@@ -432,6 +432,19 @@ async def test_who_was_held_when_the_start_failed_is_answered_elsewhere() -> Non
         assert h.answered[0].why == "start_failed"
 
 
+async def test_a_chat_page_that_was_shown_the_loading_goes_on_with_the_others_answer() -> None:
+    async with two_houses(when=("start_failed",), shows_loading=True, grace=0.0) as h:
+        reply = asyncio.create_task(ask(h, STREAMED))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        await asyncio.sleep(0.05)  # it is shown something
+        h.provider.tell(Gone("It does not start.", lasting=True))
+        events = [line[6:] for line in body_of(await reply).splitlines() if line.startswith(b"data: ")]
+        chunks = [json.loads(each) for each in events if each != b"[DONE]"]
+        assert events[-1] == b"[DONE]" and {chunk["model"] for chunk in chunks} == {"served"}
+        assert len({chunk["id"] for chunk in chunks}) == 1
+        assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks) == "Hello from afar"
+
+
 async def test_when_the_line_is_full_others_answer_if_the_operator_says_so() -> None:
     async with two_houses(when=("queue_full",), slots=1, adopt_slots=False, queue=0) as h:
         hang = asyncio.Event()
