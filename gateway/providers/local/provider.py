@@ -612,7 +612,7 @@ class LocalProvider:
         pipe.read_now()
         if run.sleeper is not None and run.sleeper.refused and not run.served:
             self._sleepless = True
-            return Gone("The engine cannot sleep on this machine, and is started again without.")
+            return Gone("This engine cannot sleep here, and is started again without.")
         return how_it_ended(
             engine.exited.result(),
             pipe.failure,

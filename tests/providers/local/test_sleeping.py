@@ -241,9 +241,7 @@ async def test_a_machine_on_which_it_cannot_sleep_is_learned_once(tmp_path: Path
     async with stage(tmp_path, "--recorded-cpu") as on:
         instance = await on.provider.start(Intent("main", 1), ListJournal())
         gone = await Watcher(on.provider, instance).gone()
-        assert (
-            not gone.lasting and gone.reason == "The engine cannot sleep on this machine, and is started again without."
-        )
+        assert not gone.lasting and gone.reason == "This engine cannot sleep here, and is started again without."
         await on.start(run=2)
         assert not on.provider.profile.can_rest
         assert "--enable-sleep-mode" not in on.provider.command_line
