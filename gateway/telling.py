@@ -140,7 +140,7 @@ class Telling:
         if progress is None or not self._shows_loading:
             return
         step = progress.phase, -1 if progress.ratio is None else int(progress.ratio * STEPS)
-        mark = step != self._step
+        mark = step != self._step and progress.phase != "ordered"  # which is over at once, or else says nothing
         if not mark and self._shown_at is not None and now - self._shown_at < LIVE_EVERY:
             return
         self._step, self._shown_at = step, now

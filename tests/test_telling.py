@@ -183,7 +183,7 @@ def test_a_log_has_one_line_for_each_phase_and_each_five_percent(
     said = bars(capsys)
     assert len(said) == 22
     assert said[0] == "[LOADING] starting the engine... (0s)"
-    assert said[10] == "[LOADING] #########----------- 45% - loading weights... (9s)"
+    assert said[10] == "[LOADING] #####------- 45% - loading weights... (9s)"
 
 
 def test_time_goes_on_while_nothing_is_said(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +206,7 @@ def test_the_live_line_is_taken_away_when_the_start_is_over(stage: Stage, monkey
     stage.becomes(State.STARTING, after=1, loading=Loading("loading", 0.52))
     stage.becomes(State.READY)
     stage.becomes(State.STOPPING)
-    assert [line[:28] for line, _ in shown] == ["[LOADING] ##########--------"] * 2 + [""]
+    assert [line[:22] for line, _ in shown] == ["[LOADING] ######------"] * 2 + [""]
     assert "model.gguf" in shown[0][0] and [mark for _, mark in shown] == [True, False, False]
 
 

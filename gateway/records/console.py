@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from gateway.policy.estimate import Progress, percent
+from gateway.policy.estimate import Progress, percent, spell
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -198,7 +198,8 @@ def ready_banner(welcome: Welcome) -> str:
     return "\n".join(lines)
 
 
-BAR = 20
+BAR = 12
+"""So that a line with everything in it fits 80 columns."""
 DOING: Mapping[str, str] = MappingProxyType(
     {
         "ordered": "starting",
@@ -207,7 +208,7 @@ DOING: Mapping[str, str] = MappingProxyType(
         "checking": "looking at the model",
         "downloading": "downloading",
         "loading": "loading weights",
-        "filling": "filling GPU memory",
+        "filling": "filling the GPU",
         "compiling": "compiling",
         "warming": "warming up",
         "waking": "waking up",
@@ -218,7 +219,7 @@ DOING: Mapping[str, str] = MappingProxyType(
 
 
 def loading_line(progress: Progress, file: str = "") -> str:
-    """`[LOADING] ########------------ 43% 12.1/28.0 GiB - loading weights... (8s, about 25 s left)`
+    """`[LOADING] #####------- 43% 12.1/28.0 GiB - loading weights... (8s, ~25 s left)`
 
     Without a bar where nobody knows how far it is.
     """
@@ -227,9 +228,10 @@ def loading_line(progress: Progress, file: str = "") -> str:
         done = int(progress.ratio * BAR)
         bar = f"{'#' * done}{'-' * (BAR - done)} {percent(progress.ratio)}"
     doing = " ".join(filter(None, (DOING.get(progress.phase, progress.phase), file)))
-    left = progress.left()
-    time = f"{progress.elapsed:.0f}s" + (
-        f", {left} left" if progress.seconds_left is not None else left and f", {left}"
-    )
+    time = f"{progress.elapsed:.0f}s"
+    if progress.seconds_left is not None:
+        time += f", ~{spell(progress.seconds_left)} left"
+    elif progress.late:
+        time += f", {progress.left()}"
     known = " ".join(filter(None, (bar, progress.detail)))
     return f"[LOADING] {known} - {doing}... ({time})" if known else f"[LOADING] {doing}... ({time})"

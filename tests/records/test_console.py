@@ -195,9 +195,12 @@ def test_a_traceback_keeps_its_lines_and_loses_its_controls(capsys: pytest.Captu
 def test_progress_is_a_bar_with_what_is_done_and_when_it_is_over() -> None:
     half = Progress("downloading", 0.43, "12.1/28.0 GiB", 8.4, 24.2)
     assert loading_line(half, "model-00001-of-00004.gguf") == (
-        "[LOADING] ########------------ 43% 12.1/28.0 GiB - downloading model-00001-of-00004.gguf... "
-        "(8s, about 25 s left)"
+        "[LOADING] #####------- 43% 12.1/28.0 GiB - downloading model-00001-of-00004.gguf... (8s, ~25 s left)"
     )
+
+
+def test_a_usual_line_fits_a_terminal() -> None:
+    assert len(loading_line(Progress("loading", 0.56, "45.2/80.0 GiB", 88.0, 24.2))) < 80
 
 
 def test_there_is_no_bar_and_no_time_where_nobody_knows_them() -> None:
@@ -209,7 +212,7 @@ def test_there_is_no_bar_and_no_time_where_nobody_knows_them() -> None:
 
 def test_a_late_start_says_so_and_its_bar_is_not_full() -> None:
     line = loading_line(Progress("warming", 0.9999, "", 300.0, None, late=True))
-    assert line == f"[LOADING] {'#' * 19}- 99% - warming up... (300s, longer than usual)"
+    assert line == f"[LOADING] {'#' * 11}- 99% - warming up... (300s, longer than usual)"
 
 
 def test_each_phase_has_words_for_people() -> None:

@@ -122,7 +122,8 @@ class Measures:
             self._paged_before = paged if paged is not None else total
         is_telling = paged is not None and self._paged_before < WARM * total
         read = read_by_session(self._session) if self._session else None
-        self._note(lambda seen: replace(seen, total=total, paged=paged if is_telling else None, read=read))
+        before, paged = (self._paged_before, paged) if is_telling else (0, None)
+        self._note(lambda seen: replace(seen, total=total, paged=paged, paged_before=before, read=read))
         return total > 0
 
     def _look_at_gpus(self) -> bool:

@@ -100,6 +100,8 @@ TABLES: Mapping[str, tuple[Row, ...]] = MappingProxyType({"llama-server": LLAMA_
 
 NOTHING = 50
 """A fiftieth of a model is no measure of it: so much may be read, or lie on a GPU, for other reasons."""
+LITTLE = 32 << 20
+"""Bytes that any program may read before it comes to a model."""
 SHAPES = 500
 """Kinds of lines that are told apart; an engine that prints ever new ones is not believed for ever."""
 LONGEST_SHAPE = 120
@@ -117,6 +119,8 @@ class Measured:
     """Of the model's files."""
     paged: int | None = None
     """Of the model's files that are in the page cache. None where that says nothing: all were there before."""
+    paged_before: int = 0
+    """Of them, what was there when the engine was started."""
     read: int | None = None
     """That the engine's processes have read from files, of whatever kind."""
     gpu: int | None = None
@@ -232,16 +236,18 @@ class Reading:
         return "booting"
 
     def _began_to_read(self) -> bool:
-        """Where no line tells: a part of the model was read."""
+        """Where no line tells: a part of the model was read since."""
         done = self._from_disk()
-        return len(self._tables) > 1 and done is not None and done > self.measured.total // NOTHING
+        since = self.measured.paged_before + self.measured.total // NOTHING
+        return len(self._tables) > 1 and done is not None and done > since
 
     def _from_disk(self) -> int | None:
         """The model's bytes that came from the disk, as far as one can tell. What is mapped into memory shows in the
         page cache, what is read shows with whoever reads it. Little read says nothing: it may all be mapped."""
         seen = self.measured
         read = (seen.read or 0) - self._read_before
-        known = [*((seen.paged,) if seen.paged is not None else ()), *((read,) if read > seen.total // NOTHING else ())]
+        is_much = read > max(seen.total // NOTHING, LITTLE)
+        known = [*((seen.paged,) if seen.paged is not None else ()), *((read,) if is_much else ())]
         return min(seen.total, max(known)) if known and seen.total else None
 
     def loading(self) -> Loading:

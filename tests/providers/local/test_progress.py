@@ -204,6 +204,8 @@ def test_between_two_shards_it_is_as_far_as_what_was_read_and_not_beyond_the_nex
 def test_an_engine_of_which_nobody_knows_loads_when_its_model_is_read() -> None:
     assert read(engine="command", measured=Measured(total=GIB, paged=GIB // 100)).phase == "booting"
     assert read(engine="command", measured=Measured(total=GIB, paged=GIB // 2)).phase == "loading"
+    half = Measured(total=GIB, paged=GIB // 2, paged_before=GIB // 2)
+    assert read(engine="command", measured=half).phase == "booting", "all that was there before"
 
 
 def test_vllm_that_still_imports_is_booting_whatever_is_read_ahead() -> None:
