@@ -7,10 +7,8 @@ handler's task wherever it stands: the ticket gives back its place or slot, and 
 """
 
 import asyncio
-import hmac
 import logging
 import re
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +22,6 @@ from gateway.errors import Refusal, Refused, refuse
 from gateway.policy.activity import is_activity
 from gateway.policy.keys import Key
 from gateway.policy.lifecycle.states import State
-from gateway.policy.returning import Returning
 from gateway.proxy import dialects, loading_text
 from gateway.proxy.bodies import Bodies
 from gateway.proxy.checker import Body
@@ -35,6 +32,7 @@ from gateway.proxy.upstream import Call, Unreached, Upstream, Upstreams
 from gateway.web import pages, wire
 from gateway.web.gate import Gate
 from gateway.web.patience import Patience
+from gateway.web.places import Places
 from gateway.web.quota import Grant
 from gateway.web.routes import INFERENCE, METHODS, Kind, Route, Routes
 from gateway.web.scrape import Scrape
@@ -55,22 +53,8 @@ TRIES = 3
 """Times that a request is sent of which the engine can have seen nothing."""
 COME_BACK_IN = 15.0
 """Seconds, where nobody knows how long it will take."""
-COMES_BACK_WITHIN = 45.0
-"""Seconds beyond its Retry-After for which a place is kept."""
 SHOWN_EVERY = 5.0
 """Seconds after which somebody who looks at a chat page sees how far it is now."""
-PLACES_KEPT = 1024
-NAMED_BY = 1024 * 1024
-"""Bytes of a body, with its length, that tell it from another of the same key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What a caller who was told to come back finds again."""
-
-    since: float
-    """Loop time at which it came first."""
-    grant: Grant
 
 
 class ComeBack(Refused):
@@ -172,9 +156,8 @@ class Door:
         """Whether chat pages are shown what a held stream waits for."""
         self._unheard: set[asyncio.Task[None]] = set()
         """Answers that nobody listens to any more."""
-        self.returning: Returning[Place] = Returning(PLACES_KEPT)
-        """The places of callers who were told to come back."""
-        self._secret = secrets.token_bytes(32)
+        self.places = Places(gate, asyncio.get_running_loop().time)
+        """Of callers who were told to come back."""
         self._on_end = on_end
         self._is_short_of_memory = is_short_of_memory
         self._clock = asyncio.get_running_loop().time
@@ -206,9 +189,8 @@ class Door:
         return reply
 
     def beat(self, now: float) -> None:
-        """Every second or so: who did not come back is given back what it took."""
-        for place in self.returning.expired(now):
-            self._gate.forget(place.grant)
+        """Every second or so."""
+        self.places.beat(now)
 
     def close(self) -> None:
         """The gateway ends: nothing goes on unheard."""
@@ -282,7 +264,8 @@ class Door:
         try:
             if body is not None:
                 visit.model, visit.bytes_in = body.facts.model or "", visit.bytes_in or body.size
-            place = self._place_of(key, route, body) if self.returning else None
+            came = body
+            place = self.places.find(key, route, came) if self.places.any else None
             grant = place.grant if place is not None else self._grant(key, body, visit)
             extra = reply.extra
             reply.extra = (*extra, *grant.headers)
@@ -304,7 +287,9 @@ class Door:
                 told = error
                 raise
             finally:
-                if told is None or not self._keep_place(told, grant, key, route, body):
+                if told is None or not self.places.keep(
+                    key, route, came, grant, since=told.since, retry_after=told.refusal.retry_after or 0
+                ):
                     self._gate.end(grant, reply, reached_engine=visit.reached_engine)
                 reply.extra = (*extra, *grant.headers)  # a refusal is yet to be said: it shows what was given back
         finally:
@@ -316,46 +301,6 @@ class Door:
     def _grant(self, key: Key | None, body: Body | None, visit: Visit) -> Grant:
         tokens = body.facts.max_tokens if body is not None else 0
         return self._gate.grant(key, model=visit.model or self._usual_model(), tokens=tokens)
-
-    # -- those who were told to come back --------------------------------------------------------
-
-    def _name_of(self, key: Key | None, route: Route, body: Body | None) -> bytes | None:
-        """What only this request of this key is called. None: it has no body that could be told from another."""
-        if body is None or body.wanted:
-            return None
-        name = hmac.new(self._secret, f"{key.name if key else ''}\n{route.path}\n{body.size}\n".encode(), "sha256")
-        left = NAMED_BY
-        for chunk in body.chunks:
-            name.update(chunk[:left])
-            left -= len(chunk)
-            if left <= 0:
-                break
-        return name.digest()
-
-    def _place_of(self, key: Key | None, route: Route, body: Body | None) -> Place | None:
-        """The place of one who was told to come back, and is there again. Raises Refused when its key may not now."""
-        now = self._clock()
-        name = self._name_of(key, route, body)
-        place = self.returning.take(name, now) if name is not None else None
-        if name is None or place is None:
-            return None
-        try:
-            self._gate.go_on(place.grant, key)
-        except Refused:
-            self.returning.keep(name, place, until=now + COMES_BACK_WITHIN)
-            raise
-        return place
-
-    def _keep_place(self, told: ComeBack, grant: Grant, key: Key | None, route: Route, body: Body | None) -> bool:
-        """Whether there is something to find again."""
-        name = self._name_of(key, route, body)
-        if name is None:
-            return False
-        self._gate.rest(grant)
-        until = self._clock() + (told.refusal.retry_after or 0) + COMES_BACK_WITHIN
-        for place in self.returning.keep(name, Place(told.since, grant), until=until):
-            self._gate.forget(place.grant)
-        return True
 
     async def _forward_in_time(
         self, request: web.BaseRequest, route: Route, key: Key | None, reply: Reply, visit: Visit

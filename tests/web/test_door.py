@@ -435,10 +435,10 @@ async def test_another_key_with_the_same_words_finds_no_place() -> None:
     keys = Keys([Key("ann", digest_of(KEY.encode()), requests_per_minute=1), Key.of("bob", others)])
     async with house(ready_at_once=False, hold_max=60, slots=1, gate=partial(Gate, keys=keys, admin=Keys([]))) as h:
         assert error_of(await h.raw(h.request(CHAT, headers="Prefer: wait=0\r\n")))["code"] == "loading"
-        assert len(h.door.returning) == 1
+        assert len(h.door.places) == 1
         request = h.request(CHAT, headers="Prefer: wait=0\r\n").replace(KEY.encode(), others.encode())
         assert error_of(await h.raw(request))["code"] == "loading"
-        assert len(h.door.returning) == 2
+        assert len(h.door.places) == 2
 
 
 async def test_a_start_that_fails_for_good_is_told_to_all_who_wait() -> None:
