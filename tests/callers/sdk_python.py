@@ -143,7 +143,9 @@ async def main():
     # Made for each call, they would make TLS ready for each; copies share what one is made of.
     kind = sdk.AsyncAnthropic if sdk.__name__ == "anthropic" else sdk.AsyncOpenAI
     ours, sys.stdout = sys.stdout, sys.stderr  # LiteLLM asks for feedback
-    async with kind(api_key=KEY) as client:
+    # Its own, but for connecting: while it imports, a machine may be busy for longer than its five seconds.
+    timeout = sdk.Timeout(600, connect=60)
+    async with kind(api_key=KEY, timeout=timeout) as client:
         said = await asyncio.gather(*(call(client, asked) for asked in json.load(sys.stdin)))
     print(json.dumps(said), file=ours)
 

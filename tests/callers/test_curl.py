@@ -4,10 +4,10 @@ import asyncio
 import json
 
 from gateway.providers.base import Ready
-from tests.callers.stage import ENOUGH, TEXT, say_hello
+from tests.callers.stage import CALM, ENOUGH, TEXT, say_hello
 from tests.support.house import CHAT, KEY, STREAMED, House, house
 
-HELD = {"ready_at_once": False, "script": say_hello, "grace": 0.01, "heartbeat": 0.02, "hold_max": ENOUGH}
+HELD = CALM | {"ready_at_once": False, "script": say_hello, "grace": 0.01, "heartbeat": 0.02, "hold_max": ENOUGH}
 
 
 async def curl(h: House, body: object, *options: str) -> tuple[int, str, str]:

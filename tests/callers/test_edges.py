@@ -14,7 +14,7 @@ import pytest
 from gateway.config import Settings
 from gateway.providers.base import Ready
 from gateway.web.patience import EDGE_HOLD, LONGEST_HOLD
-from tests.callers.stage import ENOUGH, TEXT, have_called, say_hello
+from tests.callers.stage import CALM, ENOUGH, TEXT, have_called, say_hello
 from tests.support.edges import EDGES, MODAL, NODE_FETCH, RUNPOD_LB, SHORTER, Clock, Edge, Limits, standing_before
 from tests.support.house import House, Received, house
 
@@ -64,9 +64,8 @@ class Case:
     """HOLD_MAX in the edge's seconds."""
     healthy: bool = True
     """What the health checks say during the start."""
-    answer_takes: float = 0.0
-    """The edge's seconds."""
-    wakes: bool = True
+    answers_late: bool = False
+    """Not before the edge has done something about it."""
 
     @property
     def id(self) -> str:
@@ -89,7 +88,7 @@ def longer_than(limits: Limits) -> Callable[[Scene], Awaitable[None]]:
 STREAMED = [Case("streamed", limits, True, longer_than(limits), hold_behind(limits)) for limits in EDGES]
 WHOLE = [Case("whole", limits, False, Scene.starts_until_sent_back, hold_behind(limits)) for limits in EDGES]
 UNHELPED = [Case("unhelped", limits, False, Scene.starts_until_sent_back, 100 * ENOUGH) for limits in EDGES]
-LONG_ANSWER = Case("long answer", MODAL, False, lambda scene: scene.starts_for(1), EDGE_HOLD, answer_takes=200)
+LONG_ANSWER = Case("long answer", MODAL, False, lambda scene: scene.starts_for(1), EDGE_HOLD, answers_late=True)
 UNHEALTHY = Case("unhealthy", RUNPOD_LB, True, lambda scene: asyncio.sleep(ENOUGH), EDGE_HOLD, healthy=False)
 CASES = [*STREAMED, *WHOLE, *UNHELPED, LONG_ANSWER, UNHEALTHY]
 
@@ -97,10 +96,11 @@ CASES = [*STREAMED, *WHOLE, *UNHELPED, LONG_ANSWER, UNHEALTHY]
 @contextlib.asynccontextmanager
 async def staged(case: Case, clock: Clock):
     async def script(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(case.answer_takes / SHORTER)
+        while case.answers_late and not edge.did:
+            await asyncio.sleep(0.01)
         await say_hello(request, reader, writer)
 
-    sizes = {"grace": GRACE, "heartbeat": HEARTBEAT, "hold_max": case.hold / SHORTER}
+    sizes = CALM | {"grace": GRACE, "heartbeat": HEARTBEAT, "hold_max": case.hold / SHORTER}
     async with (
         house(script=script, ready_at_once=False, **sizes) as front,
         standing_before(front.port, case.limits, clock, lambda: case.healthy) as edge,
