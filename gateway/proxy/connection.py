@@ -166,6 +166,10 @@ class Connection(asyncio.Protocol):
     def held(self) -> int:
         return self._held_size
 
+    def peek(self) -> bytes:
+        """What is held of the body, and stays held."""
+        return b"".join(self._held)
+
     def release(self) -> bytes:
         """What was held of the body; it is the caller's now."""
         data = self._held[0] if len(self._held) == 1 else b"".join(self._held)

@@ -208,6 +208,18 @@ def renamed(answer: bytes, model: str) -> bytes:
     return json.dumps(said | {"model": model}, separators=(",", ":")).encode()  # a second one stands deeper
 
 
+def error_status(event: bytes) -> int:
+    """The status that the JSON of an event speaks of, if it is an error; 502 where it names none, 0 for none."""
+    if b'"error"' not in event:
+        return 0
+    try:
+        error = json.loads(event).get("error")
+    except (ValueError, RecursionError, AttributeError):
+        return 0
+    code = error.get("code") if isinstance(error, dict) else None
+    return (code if type(code) is int and 400 <= code < 600 else 502) if error else 0
+
+
 _DATA: Final = re.compile(rb"(?m)^(data:[ ]?)(\{[^\r\n]*)")
 
 

@@ -25,6 +25,7 @@ from gateway.proxy.connection import HELD, Connection, Lost
 from gateway.proxy.dialects import lost_in
 from gateway.proxy.headers import answer_headers, error_from_engine
 from gateway.proxy.http1 import Head, Malformed
+from gateway.proxy.outgoing import error_status
 from gateway.proxy.outgoing import renamed as renamed_answer
 from gateway.proxy.pool import Pool
 from gateway.proxy.reply import Reply
@@ -221,7 +222,7 @@ class Upstream:
             head = await self._until_head(connection, call, reply)
             reply.timings["prefill"] = self._clock() - sent_at
             if call.away is not None:
-                await self._let_decline(connection, head)
+                await self._let_decline(connection, call, head, sent_at)
                 call.away.on_answer(_media_type(head) == "text/event-stream")
             if feeding is None or feeding.done():
                 call.was_heard()
@@ -279,11 +280,25 @@ class Upstream:
             await connection.news((min(deadline, beat) if beats else deadline) - now)
         return head
 
-    async def _let_decline(self, connection: Connection, head: Head) -> None:
-        """Raises Declined unless what comes is an answer, by its head."""
-        if 200 <= head.status < 300 and _is_plain(head) and _media_type(head) in _ANSWERS:
+    async def _let_decline(self, connection: Connection, call: Call, head: Head, sent_at: float) -> None:
+        """Raises Declined unless what comes is an answer: by its head, and by the first event of a stream, because some
+        vendors say their errors there. Raises Refused when no first event comes."""
+        if not 200 <= head.status < 300 or not _is_plain(head) or _media_type(head) not in _ANSWERS:
+            raise Declined(head.status, await self._what_it_says(connection, head), head.get("retry-after"))
+        if _media_type(head) != "text/event-stream":
             return
-        raise Declined(head.status, await self._what_it_says(connection, head), head.get("retry-after"))
+        deadline = sent_at + self._limits.first_byte
+        while (event := _FIRST_EVENT.search(connection.peek())) is None and connection.held < HELD:
+            if connection.is_done:
+                raise refuse("backend_lost", "The stream ended before anything was said in it.")
+            if connection.failure is not None:
+                raise self._why(connection, call)
+            now = self._clock()
+            if now >= deadline:
+                raise self._silent(self._limits.first_byte, has_begun=False)
+            await connection.news(deadline - now)
+        if event is not None and (status := error_status(event[1])):
+            raise Declined(status, event[1], None)
 
     def _start(self, call: Call) -> bytes:
         """The lines that each request of this path begins with."""
@@ -557,6 +572,7 @@ def _but_its_type(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in headers if name.lower() != "content-type"]
 
 
+_FIRST_EVENT: Final = re.compile(rb"(?:^|[\r\n])data:[ ]?([^\r\n]+)[\r\n]")
 _ANSWERS: Final = frozenset({"application/json", "text/event-stream"})
 """What an API answers with. A page with a 200 is what comes of a wrong address."""
 

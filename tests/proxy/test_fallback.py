@@ -209,6 +209,29 @@ FAILURES: dict[str, Script] = {
 }
 
 
+STREAMS: dict[str, Script] = {
+    "an error first": raw(STREAM_HEAD + chunked(b': hold on\n\ndata: {"error": {"code": 503, "message": "busy"}}\n\n')),
+    "comments, then its end": raw(STREAM_HEAD + chunked(b": hold on\n\n") + b"0\r\n\r\n"),
+    "comments, then nothing": lambda request, reader, writer: comments_only(request, reader, writer),
+    "its head, then it closes": raw(STREAM_HEAD),
+}
+
+
+async def comments_only(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(STREAM_HEAD + chunked(b": hold on\n\n"))
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("failure", STREAMS.values(), ids=STREAMS)
+async def test_a_stream_that_has_said_nothing_can_still_be_held(failure: Script) -> None:
+    quick = Limits(connect=1.0, first_byte=0.2, answer=0.2, gap=1.0, heartbeat=0.05)
+    async with two_houses(script=answer(HOME), limits=quick, grace=5.0) as h:
+        h.paid.fails = failure
+        reply = await asked_and_held(h, STREAMED)
+        assert json.loads(body_of(reply)) == HOME and not is_from_afar(reply)
+        assert [each.outcome for each in h.answered] in (["declined"], ["broke"])
+
+
 @pytest.mark.parametrize("body", [CHAT, STREAMED], ids=["whole", "stream"])
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 async def test_when_it_fails_the_caller_is_held_and_hears_nothing_of_it(failure: Script, body: dict[str, Any]) -> None:

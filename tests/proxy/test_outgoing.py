@@ -13,6 +13,7 @@ from gateway.proxy.outgoing import (
     ANSWER_MOST,
     Manner,
     Outgoing,
+    error_status,
     learnt,
     outgoing,
     renamed,
@@ -214,6 +215,22 @@ def test_each_event_of_a_stream_is_renamed_and_nothing_else() -> None:
         b': hi\r\n\r\ndata: {"model":"a","choices":[]}\r\n\r\ndata:{"model":"a","x":"\xc3\xa9"}\n\ndata: [DONE]\n\n'
     )
     assert renamed_events(events, "ours") == events.replace(b'"model":"a"', b'"model":"ours"')
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        ({"error": {"code": 429, "message": "slow down"}}, 429),
+        ({"error": {"code": "overloaded"}}, 502),
+        ({"error": "no"}, 502),
+        ({"error": {"code": 200}, "id": "x"}, 502),
+        ({"error": None, "choices": []}, 0),
+        ({"choices": [{"delta": {"content": '"error"'}}]}, 0),
+        ([{"error": 1}], 0),
+    ],
+)
+def test_an_event_that_is_an_error_says_its_status(event: object, status: int) -> None:
+    assert error_status(json.dumps(event).encode()) == status
 
 
 def test_a_name_that_stands_deeper_stays() -> None:
