@@ -34,7 +34,7 @@ KNOWN = frozenset(
     | {"top_p", "n", "stop", "seed", "tools", "tool_choice", "response_format"}
 )
 USAGE = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
-LIMITS = Limits(connect=1.0, first_byte=2.0, answer=2.0, gap=1.0, heartbeat=0.2)
+LIMITS = Limits(connect=5.0, first_byte=10.0, answer=10.0, gap=10.0, heartbeat=0.2)
 
 
 def error(status: str, **more: object) -> Script:
@@ -167,7 +167,7 @@ async def two_houses(
         return made[0]
 
     try:
-        async with house(ready_at_once=False, fallback=make, **sizes) as h:
+        async with house(ready_at_once=False, fallback=make, **({"hold_max": 30.0} | sizes)) as h:
             yield TwoHouses(**vars(h), paid=paid, fallback=made[0], answered=answered, objections=objections, said=said)
     finally:
         await paid.close()
