@@ -107,6 +107,8 @@ class Build:
     """Whether it has a part for GPUs."""
     cuda: Version | None = None
     """The CUDA that it was built for."""
+    version: Version | None = None
+    """Its own."""
 
 
 EngineKind = Literal["vLLM", "llama-server", "llama-cpp-python's own server", "Ollama"]

@@ -50,6 +50,7 @@ from gateway.gpus import GpusSeen, Version
 from gateway.providers.local import models
 from gateway.providers.local.commands import Installed
 from gateway.providers.local.model_error import ModelError
+from gateway.providers.local.planner import vllm_version
 from gateway.providers.local.provider import find_installed
 from gateway.records import onlookers
 from gateway.records.lines import parse_line
@@ -64,6 +65,7 @@ TOLD = (
     "RUNPOD_GPU_COUNT",
     "NVIDIA_VISIBLE_DEVICES",
     "AIOHTTP_NO_EXTENSIONS",
+    "CUDA_VISIBLE_DEVICES",
 )
 """The variables that checks may know of. None of them is a secret."""
 ANSWER_WITHIN = 0.5
@@ -379,7 +381,9 @@ def look_at_builds(installed: Installed) -> dict[str, Build]:
     if installed.llama_server:
         builds["llama-server"] = build_of_llama_server(Path(installed.llama_server).resolve())
     if installed.vllm:
-        builds["vllm"] = build_of_vllm(Path(installed.vllm))
+        version, on_cpu = vllm_version(Path(installed.vllm))
+        build = build_of_vllm(Path(installed.vllm))
+        builds["vllm"] = replace(build, version=version, gpu=False if on_cpu else build.gpu)
     return builds
 
 

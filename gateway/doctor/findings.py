@@ -327,6 +327,18 @@ CATALOGUE: dict[str, Kind] = {
         why="vLLM needs 8.0 (A100, RTX 30 and newer) for it and refuses to start; llama.cpp serves it from a GGUF.",
         cure="export MODEL=ggml-org/gpt-oss-20b-GGUF",
     ),
+    "plan-doubtful": _kind(
+        "GPU", DOUBTFUL,
+        what="{warning}",
+        why="What is set does not go with this machine, by the model's own files.",
+        cure="wakegate plan",
+    ),
+    "plan": _kind(
+        "GPU", NOTE,
+        what="{model} would be started with {engine} so: {choices}.",
+        why="It is chosen anew at each start, by the model's own files and what is free then.",
+        cure="wakegate plan",
+    ),
     # --- platforms
     "runpod-ports-unset": _kind(
         "platform", BREAKS,

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 
+from gateway.assembly import engine_spec
 from gateway.doctor.case import Case
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding, found
 from gateway.doctor.model import engine_of
 from gateway.doctor.sizes import GIB, guessed_size, kv_size
-from gateway.gpus import Version
+from gateway.gpu import Version, visible
 from gateway.providers.local.commands import CommandError, EngineName
 from gateway.providers.local.model_files import human
+from gateway.providers.local.plan import Machine, facts_of, plan
 
 TOKENS_UNKNOWN = 8192
 """Room for so many tokens is reckoned where no setting says how many."""
@@ -39,6 +41,7 @@ def check(case: Case) -> Iterator[Finding]:
     if case.facts.gpus.gpus:
         yield from _engine(case, engine)
         yield from _room(case, engine)
+    yield from _plan(case, engine)
 
 
 def _sign(case: Case) -> str:
@@ -103,12 +106,39 @@ def _room(case: Case, engine: EngineName) -> Iterator[Finding]:
         must_fit = engine == "vllm" or s.n_gpu_layers == "all"
         level = BREAKS if must_fit and model.found is not None else DOUBTFUL  # a guess is no reason to stop
         yield found("gpu-too-small", level, size=human(size), smaller="<org/name of a smaller one>", **shown)
-    elif needed > memory:
+    elif needed > memory and not _is_planned(case):
         name = "MAX_MODEL_LEN" if engine == "vllm" else "CTX_SIZE"
         cure = f"{name}={max(1024, tokens // 2)}"
         yield found("gpu-tight", needed=human(needed), tokens=tokens, cure=cure, **shown)
     elif case.facts.gateway is None and needed > seen.free * share and seen.free < seen.memory * 0.9:
         yield found("gpu-memory-taken", memory=human(seen.memory), free=human(seen.free))
+
+
+def _is_planned(case: Case) -> bool:
+    """Whether more is known of the model than its size."""
+    return case.facts.model.found is not None and case.facts.model.found.shape.is_known
+
+
+def _plan(case: Case, engine: EngineName) -> Iterator[Finding]:
+    """What a start would choose by the model's own files; whatever cannot work is a finding already."""
+    found_model, seen = case.facts.model.found, case.facts.gpus
+    if found_model is None or not _is_planned(case):
+        return
+    build = case.facts.builds.get(engine)
+    machine = Machine(
+        gpus=visible(seen.gpus, case.facts.told.get("CUDA_VISIBLE_DEVICES")),
+        memory=case.around.memory,
+        vllm=build.version if build else None,
+        vllm_on_cpu=engine == "vllm" and build is not None and build.gpu is False,
+        llama_gpu=build.gpu if build else None,
+    )
+    spec = engine_spec(case.settings, case.settings.served_model_name)
+    made = plan(spec, engine, facts_of(found_model), machine)
+    for warning in made.warnings:
+        yield found("plan-doubtful", warning=warning)
+    choices = "; ".join(map(str, made.choices))
+    if choices and not made.refusal:
+        yield found("plan", model=found_model.name, engine=engine, choices=choices)
 
 
 def _name(case: Case) -> str:

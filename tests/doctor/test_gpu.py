@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 
 from gateway.doctor.case import Build, Facts, GatewaySeen, ModelSeen
-from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE
+from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding
 from gateway.doctor.gpu import check
 from gateway.gpus import Gpu, GpusSeen
 from gateway.providers.local.commands import Installed
-from tests.support.doctoring import GIB, SERVERLESS, case, codes, gguf, only
+from tests.support.doctoring import GIB, PLAIN, SERVERLESS, case, codes, gguf, only
+from tests.support.known_models import known
 
 L4 = Gpu("NVIDIA L4", 24 * GIB, 23 * GIB, (8, 9))
 BIG = "org/Big-70B-GGUF:Q8_0"
 T4 = Gpu("Tesla T4", 16 * GIB, 15 * GIB, (7, 5))
 ONE = GpusSeen((L4,), driver="570.86.15", cuda=(12, 8), devices=("/dev/nvidia0",))
+NONE = GpusSeen()
 VLLM = Installed(vllm="/usr/bin/vllm")
 
 
@@ -147,3 +149,40 @@ def test_mxfp4_on_a_gpu_that_is_too_old_for_it(name: str) -> None:
 
 def test_the_gpus_are_named_as_people_count_them() -> None:
     assert str(GpusSeen((L4, T4, L4))) == "2 x NVIDIA L4, 1 x Tesla T4"
+
+
+# --- The plan of a start ---------------------------------------------------------------------------------------------
+
+
+def planned(size: float, memory: int = 64 * GIB, seen: GpusSeen = NONE, **environ: str) -> list[Finding]:
+    """What is found with a model whose own files say how it is made."""
+    shape = known("Llama-3.1-8B").shape
+    facts = Facts(gpus=seen, model=ModelSeen("m.gguf", gguf(int(size * GIB), shape=shape)))
+    return list(check(case(facts, replace(PLAIN, memory=memory), MODEL="m.gguf", **environ)))
+
+
+def test_what_a_start_would_choose_is_told_with_the_settings_that_change_it() -> None:
+    said = only(planned(3), "plan")
+    assert said.level is NOTE and said.cure == "wakegate plan"
+    assert said.what == (
+        "m would be started with llama-cpp-python so: context: 8,192 tokens, as long as nobody says; its cache takes "
+        "1.0 GiB (CTX_SIZE changes it)."
+    )
+
+
+def test_what_is_set_and_does_not_go_with_the_machine_is_doubtful() -> None:
+    said = only(planned(3, memory=8 * GIB, CTX_SIZE="131072"), "plan-doubtful")
+    assert said.level is DOUBTFUL and "The cache for 131,072 tokens takes 16.0 GiB" in said.what
+
+
+def test_a_model_that_says_how_it_is_made_is_not_judged_by_its_size_alone() -> None:
+    """llama.cpp keeps the layers that do not fit in the machine's memory."""
+    assert "gpu-tight" not in codes(planned(22, seen=ONE))
+    assert "layers" in only(planned(22, seen=ONE), "plan").what
+
+
+def test_what_cannot_be_started_has_no_plan() -> None:
+    model = gguf(60 * GIB, format="safetensors", shape=known("gpt-oss-120b").shape)
+    facts = Facts(gpus=ONE, model=ModelSeen("m", model), installed=VLLM)
+    found = list(check(case(facts, MODEL="m")))
+    assert "gpu-too-small" in codes(found) and "plan" not in codes(found)

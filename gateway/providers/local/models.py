@@ -34,7 +34,7 @@ from gateway.providers.local.model_files import (
     relative_files,
 )
 from gateway.providers.local.model_names import DEFAULT_QUANT, ModelSpec, Selection, Wants, parse, select, stem_of
-from gateway.providers.local.plan import ModelFacts
+from gateway.providers.local.plan import ModelFacts, facts_of
 from gateway.providers.local.proof import blobs_of, prove
 from gateway.providers.local.shape import Shape, of_config
 
@@ -186,7 +186,7 @@ async def preview(
     spec = parse(spec) if isinstance(spec, str) else spec
     model, _ = await asyncio.to_thread(_find, spec, places, wants)
     if model is not None:
-        return ModelFacts(model.name, model.format, model.size, model.shape)
+        return facts_of(model)
     hub = Hub(os.environ if environ is None else environ, token)
     async with hub.session(spec) as session:
         listing = await session.list()

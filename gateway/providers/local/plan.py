@@ -16,7 +16,7 @@ v1/worker/utils.py), llama.cpp (common/fit.cpp); sizes beside weights and cache 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.gpu import Gpu, Version
 from gateway.providers.local import cache
@@ -36,6 +36,23 @@ class ModelFacts:
     size: int
     """Bytes of its weights."""
     shape: Shape = field(default_factory=lambda: Shape(unknown="nothing was read of it"))
+
+
+class KnownModel(Protocol):
+    """A model on the disk (model_files.Model)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def format(self) -> Format: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def shape(self) -> Shape: ...
+
+
+def facts_of(model: KnownModel) -> ModelFacts:
+    return ModelFacts(model.name, model.format, model.size, model.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,7 +569,7 @@ def _llama_server(draft: _Draft) -> Plan:
             draft.choose("context", "as long as fits", f"llama-server finds it{_made_for(own)}", "CTX_SIZE")
     elif context is None and not draft.has("-c", "--ctx-size"):
         # Unified, or divided among the slots: in all it is as long as one request's.
-        _context_in_memory(draft, own, slots, unified, "CTX_SIZE", "llama-server would take all")
+        _context_in_memory(draft, own, slots, unified)
     elif context is not None:
         _check_memory(draft, context, slots, unified)
     if not spec.max_num_seqs and not spec.max_model_len and not draft.has("-np", "--parallel"):
@@ -573,9 +590,9 @@ def _llama_cpp_python(draft: _Draft) -> Plan:
         _gpus_of_llama(draft)
         _layers(draft, asked or own)
         if asked is None:
-            draft.choose("context", tokens(own), f"when nobody says{_made_for(shape.context)}", "CTX_SIZE")
+            draft.choose("context", tokens(own), f"as long as nobody says{_made_for(shape.context)}", "CTX_SIZE")
     elif asked is None:
-        _context_in_memory(draft, own, 1, True, "CTX_SIZE", "when nobody says")
+        _context_in_memory(draft, own, 1, True)
     else:
         _check_memory(draft, asked, 1, True)
     _check_weights(draft)
@@ -642,9 +659,9 @@ def layers_that_fit(shape: Shape, gpus: tuple[Gpu, ...], context: int) -> int:
     return fits
 
 
-def _context_in_memory(draft: _Draft, own: int | None, slots: int, unified: bool, setting: str, when: str) -> None:
+def _context_in_memory(draft: _Draft, own: int | None, slots: int, unified: bool) -> None:
     """Without a GPU: what the model was made for if the machine's memory has room for it, else less."""
-    shape, memory = draft.shape, draft.machine.memory
+    shape, memory, setting = draft.shape, draft.machine.memory, "CTX_SIZE"
     if own is None:
         draft.choose("context", "left to the engine", "the model does not say how much it was made for", setting)
         return
@@ -655,14 +672,15 @@ def _context_in_memory(draft: _Draft, own: int | None, slots: int, unified: bool
     room = _room(draft)
     needed = cache.llama_bytes(shape, own, slots=slots, unified=unified)
     if needed <= room:
-        draft.choose("context", tokens(own), f"{human(needed)} of memory; {when}", setting)
+        why = "all that the model was made for" if own == shape.context else "as long as nobody says"
+        draft.choose("context", tokens(own), f"{why}; its cache takes {human(needed)}", setting)
         return
     fits = max(
         cache.llama_longest(shape, own, room, slots=slots, unified=unified), min(LEAST_CONTEXT, cache.padded(own))
     )
     taken = cache.llama_bytes(shape, fits, slots=slots, unified=unified)
     made_for = f"; the model was made for {tokens(shape.context)}" if shape.context else ""
-    why = f"{human(taken)} of memory: what is left beside the weights{made_for}"
+    why = f"what there is memory for beside the weights; its cache takes {human(taken)}{made_for}"
     draft.choose("context", tokens(fits), why, setting, ctx_size=fits)
     if taken > room:
         draft.warn(f"There is hardly memory for it: {human(memory)} in all, for {human(draft.model.size)} of weights.")

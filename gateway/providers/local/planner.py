@@ -11,37 +11,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from gateway import gpus
 from gateway.gpus import GpusSeen, Question, Version, visible
 from gateway.providers.local import plan
-from gateway.providers.local.commands import CommandError, EngineName, EngineSpec, Format, Installed, choose
+from gateway.providers.local.commands import CommandError, EngineName, EngineSpec, Installed, choose
 from gateway.providers.local.free_memory import free_memory
 from gateway.providers.local.model_error import ModelError
-from gateway.providers.local.plan import Machine, ModelFacts, Plan
-from gateway.providers.local.shape import Shape
+from gateway.providers.local.plan import KnownModel, Machine, ModelFacts, Plan, facts_of
 
 PATIENCE = 2.0
 """Seconds that an engine waits for the driver to answer. One that takes longer is taken for one that hangs."""
 SLOW = "the driver did not answer in time"
-
-
-class KnownModel(Protocol):
-    """What a plan needs of a model on the disk (model_files.Model)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def format(self) -> Format: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def shape(self) -> Shape: ...
-
-
-def facts_of(model: KnownModel) -> ModelFacts:
-    return ModelFacts(model.name, model.format, model.size, model.shape)
 
 
 class Planner:

@@ -10,8 +10,8 @@ from gateway.gpus import GpusSeen
 from gateway.providers.local.commands import EngineSpec, Installed
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.model_files import Model
-from gateway.providers.local.plan import ModelFacts
-from gateway.providers.local.planner import SLOW, Planner, facts_of, llama_cpp_has_gpu, vllm_version
+from gateway.providers.local.plan import ModelFacts, facts_of
+from gateway.providers.local.planner import SLOW, Planner, llama_cpp_has_gpu, vllm_version
 from gateway.providers.local.shape import of_config
 from tests.support.known_models import CONFIGS, known
 from tests.support.nvml import machine
