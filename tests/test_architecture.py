@@ -53,6 +53,7 @@ READS_THE_ENVIRONMENT = {
     "gateway.doctor.report": "where a caller hands none: the platforms' own variables",
     "gateway.providers.local.models": "where a caller hands none: the Hub's own variables (proxies, HF_ENDPOINT)",
     "gateway.providers.local.provider": "what an engine's environment is chosen from, by an allow-list",
+    "gateway.records.logs.stdout": "TERM: whether what is a terminal understands more than lines",
     "gateway.providers.local.pull": "the same as for models, from the command line",
 }
 

@@ -22,7 +22,7 @@ ROWS = 240_000
 
 
 def cold_model(folder: Path) -> Path:
-    """A model that is on the disk and not in memory."""
+    """A model that is on the disk and not in memory; where its folder is memory (tmpfs), what is read of it counts."""
     path = folder / "cold.gguf"
     path.write_bytes(gguf_bytes(rows=ROWS))
     with path.open("rb") as file:
@@ -103,7 +103,7 @@ def test_a_models_way_from_the_disk_is_seen_in_bytes_and_its_end_foretold(tmp_pa
     with on_a_terminal(worker) as screen:
         worker.log.touch()
         worker.until("starting")
-        wait_for(lambda: progress(worker).get("phase") == "booting", 20, "the engine")
+        wait_for(lambda: progress(worker).get("phase") == "loading", 20, "the engine")
         ratios = []
         for quarter in (1, 2):
             (steps / str(quarter)).touch()
@@ -126,4 +126,4 @@ def test_a_models_way_from_the_disk_is_seen_in_bytes_and_its_end_foretold(tmp_pa
     filed = "".join(path.read_text() for path in (tmp_path / "data" / "logs").rglob("*.txt"))
     assert re.search(r"^\S+ \[LOADING\] #+-+ \d+% .* MiB - loading weights", filed, re.MULTILINE)
     kept = json.loads((tmp_path / "data" / "state" / "starts.json").read_text())["starts"]
-    assert len(kept) == 2 and {"booting", "loading"} <= set(kept[1]["phases"])
+    assert len(kept) == 2 and "loading" in kept[1]["phases"]

@@ -39,6 +39,7 @@ def when_told(path: str, size: int, folder: Path) -> None:
 
 def main(file: str, pace: str, *program: str) -> None:
     size = Path(file).stat().st_size
+    print(f"load_model: loading model '{file}'", flush=True)  # as llama-server says it
     if pace.isdigit():
         by_speed(file, size, float(pace))
     else:

@@ -101,7 +101,7 @@ TABLES: Mapping[str, tuple[Row, ...]] = MappingProxyType({"llama-server": LLAMA_
 NOTHING = 50
 """A fiftieth of a model is no measure of it: so much may be read, or lie on a GPU, for other reasons."""
 LITTLE = 32 << 20
-"""Bytes that any program may read before it comes to a model."""
+"""Bytes that any program may read before it comes to a model. Where a line says that it loads, they are known."""
 SHAPES = 500
 """Kinds of lines that are told apart; an engine that prints ever new ones is not believed for ever."""
 LONGEST_SHAPE = 120
@@ -246,9 +246,10 @@ class Reading:
         page cache, what is read shows with whoever reads it. Little read says nothing: it may all be mapped."""
         seen = self.measured
         read = (seen.read or 0) - self._read_before
-        is_much = read > max(seen.total // NOTHING, LITTLE)
-        known = [*((seen.paged,) if seen.paged is not None else ()), *((read,) if is_much else ())]
-        return min(seen.total, max(known)) if known and seen.total else None
+        little = max(seen.total // NOTHING, 0 if self._row is not None else LITTLE)
+        is_paged = seen.paged is not None and (seen.paged > seen.paged_before or read <= little)
+        known = seen.paged if is_paged else read if read > little else None
+        return min(seen.total, known) if known is not None and seen.total else None
 
     def loading(self) -> Loading:
         """What is known now."""

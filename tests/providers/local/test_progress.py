@@ -164,6 +164,17 @@ def test_weights_that_are_read_and_not_mapped_are_counted_with_the_processes() -
     assert (reading.loading().done, reading.loading().total) == (2 * GIB, 8 * GIB)
 
 
+def test_a_program_that_reads_itself_reads_no_model() -> None:
+    imports = Measured(total=400 << 20, paged=None, read=30 << 20)
+    assert read(engine="command", measured=imports) == Loading("booting")
+    both = dataclasses.replace(imports, paged=100 << 20, read=300 << 20)
+    assert read(engine="command", measured=both).done == 100 << 20, "the page cache knows better"
+
+
+def test_an_engine_that_reads_past_the_page_cache_is_seen_reading() -> None:
+    assert read(engine="command", measured=Measured(total=GIB, paged=0, read=GIB // 2)).done == GIB // 2
+
+
 def test_pages_that_are_given_back_are_no_loss() -> None:
     reading = Reading("vllm")
     reading.hear(STARTED)
