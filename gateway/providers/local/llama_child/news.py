@@ -7,6 +7,7 @@ again. A gateway that does not listen must not matter here: a full or broken pip
 import json
 import os
 import threading
+from collections.abc import Mapping
 
 STEP = 0.01
 """Smaller progress is not told: at most a hundred lines, so the pipe cannot fill up."""
@@ -46,7 +47,7 @@ class Board:
         self.phase, self.reason, self.detail = "failed", reason, detail
         self._tell({"phase": "failed", "reason": reason, "detail": detail})
 
-    def _tell(self, news: dict[str, object]) -> None:
+    def _tell(self, news: Mapping[str, object]) -> None:
         with self._lock:
             if self._fd is None:
                 return
