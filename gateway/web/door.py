@@ -468,7 +468,7 @@ class Door:
     async def _hold(self, ticket: Ticket, reply: Reply, arrived: float, patience: float | None) -> None:
         """Wait for this request's turn: a stream in company, anything else silently and not for longer than it can."""
         now = self._clock()
-        beat = now + self._patience.grace if reply.streams else inf
+        beat = max(now, arrived + self._patience.grace) if reply.streams else inf
         pause = self._patience.heartbeat if reply.loading_text is None else min(self._patience.heartbeat, SHOWN_EVERY)
         deadline = inf if patience is None else arrived + patience
         if self._patience.rejects and self._conductor.state not in SERVING:
