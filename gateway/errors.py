@@ -22,6 +22,8 @@ class Kind:
     meaning: str
     close: bool = False
     """The connection ends after it: the request's framing or body can no longer be trusted, or was not read."""
+    retry_after: float | None = None
+    """Seconds after which a retry may succeed, where whoever refuses does not know better."""
 
 
 INVALID, AUTH, FORBIDDEN = "invalid_request_error", "authentication_error", "permission_error"
@@ -60,7 +62,7 @@ CATALOGUE: dict[str, Kind] = {
     "backend_timeout": Kind(504, SERVER, None, "The engine did not begin to answer in time."),
     "loading": Kind(503, SERVER, True, "The engine is waking; come back in `Retry-After` seconds."),
     "queue_timeout": Kind(503, SERVER, True, "Waited in line for QUEUE_TIMEOUT."),
-    "draining": Kind(503, SERVER, True, "This gateway is shutting down."),
+    "draining": Kind(503, SERVER, True, "This gateway is shutting down.", retry_after=10),
     "start_failed": Kind(503, SERVER, False, "The engine does not start; the message says why."),
     "start_timeout": Kind(
         503, SERVER, True, "The engine made no progress for START_TIMEOUT, or took longer than START_MAX."
@@ -109,8 +111,9 @@ class Refusal:
     def head(self) -> list[tuple[str, str]]:
         """The headers that belong to the refusal itself."""
         head = list(self.headers)
-        if self.retry_after is not None:
-            head.append(("Retry-After", str(min(RETRY_AFTER_MAX, max(1, -int(-self.retry_after // 1))))))
+        seconds = self.kind.retry_after if self.retry_after is None else self.retry_after
+        if seconds is not None:
+            head.append(("Retry-After", str(min(RETRY_AFTER_MAX, max(1, -int(-seconds // 1))))))
         if self.retry is not None:
             head.append(("x-should-retry", "true" if self.retry else "false"))
         if self.status == 401:

@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere, without being installed
 
 from gateway.errors import CATALOGUE, RETRY_AFTER_MAX  # noqa: E402
-from gateway.web.door import COME_BACK_IN  # noqa: E402
 from gateway.web.patience import EDGE_HOLD, LONGEST_HOLD  # noqa: E402
 from tests.callers.expected import SDKS, TABLE, Heard  # noqa: E402
 
@@ -65,11 +64,11 @@ def sums() -> str:
     rows = [
         (
             f"{retries}{' (the default)' if retries == 2 else ''}",
-            *(reach(hold, wait, retries) for hold in holds for wait in (RETRY_AFTER_MAX, COME_BACK_IN)),
+            *(reach(hold, RETRY_AFTER_MAX, retries) for hold in holds),
         )
         for retries in RETRIES
     ]
-    heads = [f"held {hold:.0f} s, away {wait:.0f} s" for hold in holds for wait in (RETRY_AFTER_MAX, COME_BACK_IN)]
+    heads = [f"held {hold:.0f} s, away {RETRY_AFTER_MAX} s" for hold in holds]
     return table(("`max_retries`", *heads), rows)
 
 

@@ -52,7 +52,7 @@ _OURS = frozenset({"draining", "gateway_fault"})
 TRIES = 3
 """Times that a request is sent of which the engine can have seen nothing."""
 COME_BACK_IN = 15.0
-"""Seconds, where nobody knows how long it will take."""
+"""Seconds at least, where nobody knows how long it will take."""
 SHOWN_EVERY = 5.0
 """Seconds after which somebody who looks at a chat page sees how far it is now."""
 
@@ -508,9 +508,17 @@ class Door:
         else:
             self._conductor.wake()  # whoever comes back wants it up, also where it pauses between two tries
             said = f"The model is waking ({self._company()}); {held}. Come back: the wake goes on."
-            expected = self._conductor.expected_wait()
-            refused = refuse("loading", said, retry_after=COME_BACK_IN if expected is None else max(1.0, expected))
+            refused = refuse("loading", said, retry_after=self._expected_wait())
         return ComeBack(refused, ticket.since)
+
+    def _expected_wait(self) -> float:
+        """Seconds until it probably serves. What nobody can tell, because it never was or takes longer than ever, is
+        taken to last as long again as it has: who asked too early each time would be out of tries before it is there."""
+        expected = self._conductor.expected_wait()
+        if expected is None:
+            progress = self._conductor.snapshot().progress
+            expected = max(COME_BACK_IN, progress.elapsed if progress is not None else 0.0)
+        return max(1.0, expected)
 
 
 def _heard_by_nobody(body: Body | None, work: "asyncio.Future[None]") -> None:

@@ -372,6 +372,15 @@ async def test_a_caller_who_prefers_not_to_wait_is_told_at_once_and_the_wake_goe
         await h.until(lambda: h.state is State.READY)
 
 
+async def test_who_waits_for_what_nobody_can_foretell_stays_away_for_as_long_as_it_took_so_far() -> None:
+    async with house(ready_at_once=False, rejects=True) as h:
+        at_first = await h.raw(h.request(CHAT))
+        assert "Retry-After: 15\r\n" in head_of(at_first)
+        assert h.conductor._forecast is not None
+        h.conductor._forecast.began -= 40  # rather than 40 seconds of everybody's time
+        assert re.search(r"Retry-After: 4\d\r\n", head_of(await h.raw(h.request(CHAT))))
+
+
 async def test_a_stream_that_prefers_a_wait_hears_an_error_event_when_it_is_over() -> None:
     async with house(ready_at_once=False, grace=0.01) as h:
         reply = await h.raw(h.request(STREAMED, headers="Prefer: wait=1\r\n"))
