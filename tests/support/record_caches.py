@@ -1,14 +1,18 @@
-"""Records what a real llama-server says of its cache for models of several shapes: tests/providers/local/caches.json.
+"""Records what real engines say of their caches for models of several shapes: tests/providers/local/caches*.json.
 
-    python -m tests.support.record_caches PATH      # of llama-server; scripts/build_llama_server.sh prints it
+    python -m tests.support.record_caches PATH             # of llama-server; scripts/build_llama_server.sh prints it
+    python -m tests.support.record_caches vllm FOLDER      # a minute; scripts/build_vllm.sh prints it
 
 The models have random weights, a few layers, and the shapes that matter: grouped heads, one window for some layers
-(Gemma 3, gpt-oss), keys and values compressed (DeepSeek). Each entry holds what the GGUF's header says, how the server
-was called, and the lines that it printed, as they came.
+(Gemma 3, gpt-oss) or for all, keys and values compressed (DeepSeek). Each entry holds what the GGUF's header or the
+config.json says, how the engine was called, and the lines that it printed, as they came.
 """
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +25,7 @@ import numpy as np
 
 from gateway.providers.local.gguf_header import read_header
 from scripts.make_demo_model import vocabulary
+from tests.support.vllm import ENVIRONMENT
 
 FIGURES = Path(__file__).parent.parent / "providers" / "local" / "caches.json"
 LINE = re.compile(r"llama_kv_cache: (size = .*)")
@@ -237,7 +242,86 @@ def said(server: str, model: Path, words: tuple[str, ...]) -> list[str]:
     return found
 
 
+# --- vLLM ------------------------------------------------------------------------------------------------------------
+
+VLLM_FIGURES = FIGURES.with_name("caches_vllm.json")
+VLLM_LINE = re.compile(r"(CPU KV cache size: .*)")
+VLLM_COMMON = {
+    "vocab_size": 262,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 1,
+    "eos_token_id": 3,
+    "pad_token_id": 0,
+    "rms_norm_eps": 1e-6,
+}
+VLLM_CONFIGS = {
+    "gemma3": {
+        **VLLM_COMMON,
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 13,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+        "query_pre_attn_scalar": 64,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+    },
+    "mistral": {
+        **VLLM_COMMON,
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "num_hidden_layers": 3,
+        "sliding_window": 1024,
+    },
+}
+
+
+def record_vllm(home: Path) -> None:
+    """Weights are made up by vLLM itself (`--load-format dummy`); words are those of the tiny Llama beside it."""
+    entries = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, config in VLLM_CONFIGS.items():
+            model = Path(folder) / name
+            shutil.copytree(home / "model", model, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+            (model / "config.json").write_text(json.dumps(config))
+            line = said_by_vllm(home / "bin" / "vllm", model)
+            entries.append({"model": name, "config": config, "said": line})
+            print(name, line, sep="\n    ")
+    VLLM_FIGURES.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def said_by_vllm(program: Path, model: Path) -> str:
+    """The line about its cache. Its processes are gone when this returns."""
+    address = model.with_suffix(".sock")
+    words = ("--load-format", "dummy", "--enforce-eager", "--uds", str(address))
+    environ = {**os.environ, **ENVIRONMENT}
+    with subprocess.Popen(
+        [program, "serve", model, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environ,
+        start_new_session=True,
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                if match := VLLM_LINE.search(line):
+                    return match[1].strip()
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    raise SystemExit(f"{model.name} printed no figures")
+
+
 def main() -> None:
+    if sys.argv[1] == "vllm":
+        record_vllm(Path(sys.argv[2]))
+        return
     entries = []
     with tempfile.TemporaryDirectory() as folder:
         for number, made in enumerate(models()):

@@ -58,7 +58,7 @@ def llama_longest(shape: Shape, most: int, room: int, *, slots: int = 1, unified
 # --- vLLM ------------------------------------------------------------------------------------------------------------
 
 BLOCK = 16
-"""Tokens of one block."""
+"""Tokens of one block on a GPU."""
 SLACK = 1.5
 """With fewer layers than this times the smaller kind, the larger kind's number is the size of the groups."""
 
@@ -73,11 +73,15 @@ class Paged:
     """The window of each group; WHOLE for those that keep all."""
     in_flight: int
     """Tokens that may be on their way while a window moves on."""
+    length: int = BLOCK
+    """Tokens of one block."""
 
     def blocks(self, tokens: int) -> int:
         """That one request of so many tokens takes."""
         return sum(
-            -(-tokens // BLOCK) if window == WHOLE else -(-min(window - 1 + self.in_flight, tokens) // BLOCK) + 1
+            -(-tokens // self.length)
+            if window == WHOLE
+            else -(-min(window - 1 + self.in_flight, tokens) // self.length) + 1
             for window in self.groups
         )
 
@@ -105,7 +109,7 @@ class Paged:
         return fits
 
 
-def paged(shape: Shape, *, split: int = 1, number: float = NUMBER, in_flight: int = 4096) -> Paged:
+def paged(shape: Shape, *, split: int = 1, number: float = NUMBER, in_flight: int = 4096, length: int = BLOCK) -> Paged:
     """`split` is over how many GPUs the heads are divided; each has one head at least, and the whole where the cache is
     latent. `in_flight` is twice max_num_batched_tokens: two batches overlap."""
     keep = max(shape.keeps)  # layers that keep less are padded to it
@@ -117,4 +121,4 @@ def paged(shape: Shape, *, split: int = 1, number: float = NUMBER, in_flight: in
     least, most = min(kinds.values()), max(kinds.values())
     size = most if most < least * SLACK else least
     groups = tuple(window for window, layers in kinds.items() for _ in range(-(-layers // size)))
-    return Paged(int(BLOCK * keep * number * size), groups, in_flight)
+    return Paged(int(length * keep * number * size), groups, in_flight, length)

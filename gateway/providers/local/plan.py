@@ -675,9 +675,8 @@ def _context_in_memory(draft: _Draft, own: int | None, slots: int, unified: bool
         why = "all that the model was made for" if own == shape.context else "as long as nobody says"
         draft.choose("context", tokens(own), f"{why}; its cache takes {human(needed)}", setting)
         return
-    fits = max(
-        cache.llama_longest(shape, own, room, slots=slots, unified=unified), min(LEAST_CONTEXT, cache.padded(own))
-    )
+    longest = cache.llama_longest(shape, own, room, slots=slots, unified=unified)
+    fits = min(own, max(longest, LEAST_CONTEXT))
     taken = cache.llama_bytes(shape, fits, slots=slots, unified=unified)
     made_for = f"; the model was made for {tokens(shape.context)}" if shape.context else ""
     why = f"what there is memory for beside the weights; its cache takes {human(taken)}{made_for}"

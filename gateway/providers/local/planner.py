@@ -7,6 +7,7 @@ engine whose command line does not depend on the answer is not held up by it, an
 
 import asyncio
 import importlib.util
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,6 +20,8 @@ from gateway.providers.local.commands import CommandError, EngineName, EngineSpe
 from gateway.providers.local.free_memory import free_memory
 from gateway.providers.local.model_error import ModelError
 from gateway.providers.local.plan import KnownModel, Machine, ModelFacts, Plan, facts_of
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 2.0
 """Seconds that an engine waits for the driver to answer. One that takes longer is taken for one that hangs."""
@@ -133,6 +136,9 @@ class Planner:
         await asyncio.wait({answer}, timeout=within)
         if not answer.done():
             return replace(machine, gpus_unknown=SLOW)
+        if (error := answer.exception()) is not None:
+            log.warning("NVIDIA's library failed: %s: %s", type(error).__name__, error)
+            return replace(machine, gpus_unknown="NVIDIA's library failed")
         seen = answer.result()
         wanted = spec.engine_env.get("CUDA_VISIBLE_DEVICES", self._environment.get("CUDA_VISIBLE_DEVICES"))
         # A library without a driver that answers says nothing of a GPU: as on many images that run anywhere.

@@ -16,6 +16,7 @@ GIB = 1024**3
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE / "caches.json").read_text())
 """Of a real llama-server: tests/support/record_caches.py."""
+RECORDED_VLLM = json.loads((HERE / "caches_vllm.json").read_text())
 LOGS = HERE / "logs"
 
 
@@ -79,6 +80,17 @@ def test_vllm_prints_the_same():
     assert f"{pages.at_once(GIB, int(length)):.2f}" == f"{at_once:.2f}"
 
 
+@pytest.mark.parametrize("entry", RECORDED_VLLM, ids=lambda entry: entry["model"])
+def test_vllm_prints_the_same_where_layers_have_windows(entry):
+    """Real starts on a CPU, with 1 GiB for the cache, blocks of 128 tokens and 2,048 tokens on their way."""
+    pages = paged(of_config(entry["config"]), in_flight=2048, length=128)
+    said = (
+        f"CPU KV cache size: {pages.capacity(GIB, 4096):,} tokens, "
+        f"Maximum concurrency for 4,096 tokens per request: {pages.at_once(GIB, 4096):.2f}x"
+    )
+    assert said == entry["said"]
+
+
 def test_heads_are_divided_and_latent_caches_are_not():
     llama, deepseek = known("Llama-3.1-8B").shape, known("DeepSeek-V3").shape
     assert paged(llama).bytes(1024) == 1024 * 131072
@@ -114,4 +126,4 @@ def test_the_longest_request_is_the_last_that_fits(room):
 
 
 def test_a_cache_can_be_read_at_night():
-    assert repr(Paged(1024, (0,), 16)) == "Paged(block=1024, groups=(0,), in_flight=16)"
+    assert repr(Paged(1024, (0,), 16)) == "Paged(block=1024, groups=(0,), in_flight=16, length=16)"

@@ -97,6 +97,16 @@ async def test_a_driver_that_hangs_is_waited_for_no_longer_than_agreed(story):
     assert SLOW in it.told[0]
 
 
+async def test_a_library_that_fails_ends_no_start(story, caplog):
+    def broken() -> GpusSeen:
+        raise AttributeError("nvmlDeviceGetMigMode")
+
+    it = story(look=broken)
+    it.planner.begin()
+    assert await it.planner.settle(SPEC, "vllm", model(), VLLM) == SPEC
+    assert "not known, NVIDIA's library failed" in it.told[0] and "nvmlDeviceGetMigMode" in caplog.text
+
+
 async def test_an_engine_that_fits_itself_is_not_held_up_and_its_plan_is_told_when_known(story):
     it = story("L4", patience=60)
     it.driver_hangs()
