@@ -32,8 +32,9 @@ WARM = 0.9
 WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt")
 """Of a folder the first kind that it has: several are the same weights again."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
-WINDOW = 1 << 30
-"""Bytes of a file that are asked for at once."""
+PIECE, PIECES = 256 << 10, 2048
+"""Bytes that are asked for at once, and how many of them: of a model that has more, as many are asked for, evenly
+spread: all pages of a large model would take seconds of a core."""
 PROT_READ, MAP_SHARED = 1, 1
 MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -155,13 +156,14 @@ def weights_of(model: Path) -> tuple[Path, ...]:
 
 
 def resident(files: Sequence[Path]) -> int | None:
-    """Bytes of these files that are in the page cache; None where the kernel does not tell us: of files that are not
-    ours to write it says that all of them is there (Linux 5.2 and later)."""
+    """Bytes of these files that are in the page cache, within a thousandth where they are large. None where the kernel
+    does not tell us: of files that are not ours to write it says that all of them is there (Linux 5.2 and later)."""
     libc = load_libc()
     if libc is None:
         return None
     try:
-        return sum(_resident(libc, path) for path in files)
+        stride = max(1, sum(path.stat().st_size for path in files) // (PIECE * PIECES)) * PIECE
+        return sum(_resident(libc, path, stride) for path in files)
     except OSError:
         return None
 
@@ -178,17 +180,19 @@ def load_libc() -> ctypes.CDLL | None:
     return libc
 
 
-def _resident(libc: ctypes.CDLL, path: Path) -> int:
-    """Raises OSError."""
+def _resident(libc: ctypes.CDLL, path: Path, stride: int) -> int:
+    """By one piece of each stride. Raises OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         about = os.fstat(handle)
         if os.geteuid() not in (0, about.st_uid) and not os.access(path, os.W_OK, effective_ids=True):
             raise PermissionError(path)
-        pages = 0
-        for offset in range(0, about.st_size, WINDOW):
-            pages += _resident_pages(libc, handle, offset, min(WINDOW, about.st_size - offset))
-        return min(about.st_size, pages * PAGE)
+        looked_at = there = 0
+        for offset in range(0, about.st_size, stride):
+            length = min(PIECE, about.st_size - offset)
+            looked_at += length
+            there += min(length, _resident_pages(libc, handle, offset, length) * PAGE)
+        return there * about.st_size // looked_at if looked_at else 0
     finally:
         os.close(handle)
 

@@ -58,6 +58,15 @@ def test_pages_of_a_file_that_are_in_memory_are_counted(tmp_path: Path) -> None:
     assert resident(()) == 0
 
 
+def test_of_a_large_file_a_sample_is_looked_at(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(40 << 30)
+        file.write(b"x" * 32 * MIB)
+    told = resident((large,))
+    assert told is not None and 0 < told < 128 * MIB, "its beginning, and nothing of the hole"
+
+
 def test_looking_reads_nothing(tmp_path: Path) -> None:
     part = file_of(tmp_path / "b", 64 * MIB, written=MIB)
     assert [resident((part,)) for _ in range(3)] == [MIB] * 3
