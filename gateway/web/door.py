@@ -513,7 +513,7 @@ class Door:
 
     def _expected_wait(self) -> float:
         """Seconds until it probably serves. What nobody can tell, because it never was or takes longer than ever, is
-        taken to last as long again as it has: who asked too early each time would be out of tries before it is there."""
+        taken to last as long again as it has: who asks too early each time is out of tries before it is there."""
         expected = self._conductor.expected_wait()
         if expected is None:
             progress = self._conductor.snapshot().progress

@@ -548,8 +548,8 @@ FOLLOWS: Mapping[State, tuple[Follow, ...]] = {
     State.READY: (
         Follow(
             "idle",
-            "Nobody is here, and IDLE_TIMEOUT is over since the last activity, ready, or loading: it is stopped, or put "
-            "to sleep where it can and IDLE_ACTION has it so.",
+            "Nobody is here, and IDLE_TIMEOUT is over since the last activity, ready, or loading: it is stopped, or "
+            "put to sleep where it can and IDLE_ACTION has it so.",
             _Facts._when_idle,
             _Facts._retire,
             State.STOPPING,
