@@ -23,7 +23,7 @@ from gateway.providers.local import guard
 from gateway.providers.local.model_names import shards_of
 from gateway.providers.local.progress import Measured
 
-EVERY = 0.3
+EVERY = 0.5
 """Seconds between two looks, at least."""
 SHARE = 10
 """A look that took a second is followed by ten of rest: measuring a large model must not slow it down."""
@@ -32,7 +32,7 @@ WARM = 0.9
 WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt")
 """Of a folder the first kind that it has: several are the same weights again."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
-PIECE, PIECES = 256 << 10, 2048
+PIECE, PIECES = 256 << 10, 1024
 """Bytes that are asked for at once, and how many of them: of a model that has more, as many are asked for, evenly
 spread: all pages of a large model would take seconds of a core."""
 PROT_READ, MAP_SHARED = 1, 1
