@@ -11,8 +11,10 @@
 hundredths of a second; the port and the answers are looked at every two milliseconds.
 *wake*: a gateway that runs while its engine does not; a streamed request wakes it. When the engine is ready is seen by
 asking it every two milliseconds, beside the gateway. A warm request's first byte is what the engine itself takes.
-*read*: from exec to the first byte, of a 460 MB model that is thrown out of the page cache before each start.
-*prompt*: from ready to the first byte of a caller who begins with 1,500 words that all begin with.
+*read*: from exec to ready, of a 460 MB model that is thrown out of the page cache before each start; one engine takes
+three seconds until it opens it, a short stand-in for vLLM's imports.
+*prompt*: from a request to its first byte, right after ready, of a caller who begins with the 1,000 tokens or so that
+all callers begin with.
 
 Engines take turns; medians of the rounds [lowest..highest], in milliseconds. Needs Linux.
 """
@@ -205,15 +207,19 @@ def reads(here: Path, wanted: str, rounds: int, speed: int) -> dict[str, list[Fi
     """Boots with the large model, on a cold cache; with and without take turns."""
     model = large_model()
     subjects = {name: engine for name, engine in chosen(engines(model, 0), wanted).items() if name != "quick"}
+    if (server := subjects.get("llama-server")) is not None:
+        late = "sleep 3; exec llama-server --model {model} --host {socket}"
+        path = server.settings["PATH"]
+        subjects[LATE] = Engine(LATE, {"ENGINE_COMMAND": f"sh -c '{late}'", "MODEL": str(model), "PATH": path})
     found: dict[str, list[Figures]] = {name: [] for name in subjects}
-    for number in range(rounds):
+    for _ in range(rounds):
         for name, engine in subjects.items():
             figures: Figures = {}
             for row, switch in zip(READ, ("false", "true"), strict=True):
-                (folder := here / f"read-{name}-{number}-{switch}").mkdir()
+                (folder := here / f"read-{len(found[name])}-{list(subjects).index(name)}-{switch}").mkdir()
                 throw_out(model)
                 with slow_disk(model, speed) as slowly:
-                    figures[row] = first_byte(engine.settings | {"READ_AHEAD": switch}, folder, slowly)
+                    figures[row] = ready_after(engine.settings | {"READ_AHEAD": switch}, folder, slowly)
             found[name].append(figures)
     return found
 
@@ -228,20 +234,23 @@ def large_model() -> Path:
     return path
 
 
-def first_byte(settings: dict[str, str], folder: Path, slowly: list[str]) -> float:
-    """Milliseconds from exec to the first byte of an answer."""
+def ready_after(settings: dict[str, str], folder: Path, slowly: list[str]) -> float:
+    """Milliseconds from exec to ready."""
     settings = settings | {"PORT": str(free_port()), "PORT_HEALTH": str(free_port())}
     now = time.monotonic()
     with running([*slowly, str(ROOT / "start.sh"), "--no-setup"], folder, settings) as (process, _):
-        return 1000 * (ask(connected(int(settings["PORT"]), process)) - now)
+        port = int(settings["PORT"])
+        connected(port, process).close()
+        until_ready(port)
+        return 1000 * (time.monotonic() - now)
 
 
 # --- prompt ------------------------------------------------------------------------------------------------------
 
 
 def prompts(here: Path, model: Path, wanted: str, rounds: int) -> dict[str, list[Figures]]:
-    """The first caller's wait after the engine is ready, who begins with what is in WARMUP's file, or is not."""
-    prefix = " ".join(f"rule {number} is kept" for number in range(375))
+    """The wait of the first caller, who begins with what the engine was warmed with, or was not."""
+    prefix = " ".join(f"rule {number} is kept" for number in range(60))
     (here / "prefix.txt").write_text(prefix)
     subjects = {name: engine for name, engine in chosen(engines(model, 0), wanted).items() if name != "quick"}
     found: dict[str, list[Figures]] = {name: [] for name in subjects}
@@ -269,7 +278,7 @@ def until_ready(port: int) -> None:
             end.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             if b'"ready"' in b"".join(iter(lambda: end.recv(65536), b"")):
                 return
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise BenchError("the engine did not become ready")
 
 
@@ -369,7 +378,8 @@ def wakes(engine: Engine, folder: Path, rounds: int) -> list[Figures]:
 # --- The table ------------------------------------------------------------------------------------------------------
 
 BOOT = ("health server", "gateway's process", "port open", "guard", "engine's process", "first byte")
-READ = ("first byte, READ_AHEAD=false", "first byte, READ_AHEAD=true")
+LATE = "3 s, then llama-server"
+READ = ("ready, READ_AHEAD=false", "ready, READ_AHEAD=true")
 PROMPT = ("first byte, WARMUP=off", "first byte, WARMUP=prefix.txt")
 WAKE = ("request to ready", "ready to first byte", "of it, a warm request")
 
