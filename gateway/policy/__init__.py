@@ -1,12 +1,13 @@
 """DECIDES. Pure code: facts and `now` go in, orders and the next deadline come out.
 
 Nothing here knows a clock, an event loop, a socket or a log, so a month of traffic is a loop in a test. Time has no
-unit of its own: production hands in seconds of a monotonic clock, the stories in `tests/stories/` integer
-milliseconds, and the settings that come with them use the same unit.
+unit of its own: production hands in seconds of a monotonic clock, the stories in `tests/stories/` integer milliseconds,
+and the settings that come with them use the same unit.
 
 `lifecycle/` is the life of one upstream, `admission.py` its line and its slots. `activity.py` (what counts as use, and
 since when there was none) and `backoff.py` (how long to wait before another try) are what the lifecycle stands on.
 `keys.py` is a caller's key and what it may, `rates.py` how often, `spending.py` for how much money, `throttle.py` how
-many wrong keys an address may try. `estimate.py` is how far a start is, and how long it will still take. `fallback.py`
-is who may be answered by somebody else, and when that one is asked; `purse.py` what it may cost.
+many wrong keys an address may try. `estimate.py` is how far a start is, and how long it will still take, `returning.py`
+what is kept for callers who were told to come back. `fallback.py` is who may be answered by somebody else, and when
+that one is asked; `purse.py` what it may cost.
 """

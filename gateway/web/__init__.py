@@ -4,6 +4,7 @@
 `routes.py` the table of paths, `pages.py` what is answered without an upstream, `scrape.py` what Prometheus asks for.
 `gate.py` stands before the door: who may come in, from where and how often. It asks `auth.py` (whose key it is),
 `quota.py` (what of its limits is left), `peers.py` (the address behind a proxy) and `cors.py` (web pages). The keys in
-force are `keyring.py`'s, read from a file by `keydisk.py` and `keyfile.py`. `places.py` keeps those of callers who were
-told to come back. `ports.py` opens the ports, `tls.py` is the one that speaks TLS.
+force are `keyring.py`'s, read from a file by `keydisk.py` and `keyfile.py`. `patience.py` says how long a caller may be
+kept waiting, `places.py` keeps what those have who were told to come back. `ports.py` opens the ports, `tls.py` is the
+one that speaks TLS.
 """
