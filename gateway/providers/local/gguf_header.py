@@ -22,6 +22,10 @@ PAIRS_MAX, TENSORS_MAX, ARRAY_TEXTS_MAX = 1 << 16, 1 << 18, 1 << 22
 ARRAY_KEPT = 1024
 """Arrays of numbers up to this length are kept: those that hold one for each layer."""
 
+WALKED = 1 << 18
+"""Bytes that are held while texts are walked over."""
+
+_LENGTH = struct.Struct("<Q")
 _UINT32, _UINT64, _STRING, _ARRAY, _BOOL = 4, 10, 8, 9, 7
 _SCALARS: dict[int, str] = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
@@ -91,6 +95,7 @@ class _Reader:
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
         self._size = size
+        self._begins = file.tell()
         self.at = 0
 
     def take(self, count: int) -> bytes:
@@ -105,6 +110,27 @@ class _Reader:
         self._check(count)
         self._file.seek(count, 1)
         self.at += count
+
+    def skip_texts(self, count: int) -> None:
+        """A vocabulary has some hundred thousand: they are walked over block by block, not one read for each."""
+        block, at, length, length_at = b"", 0, 0, _LENGTH.unpack_from
+        while count:
+            self.at, at = self.at + at, 0
+            self._check(_LENGTH.size)
+            self._file.seek(self._begins + self.at)
+            block = self._file.read(WALKED)
+            last = len(block) - _LENGTH.size
+            if last < 0:
+                raise GGUFFault("truncated", f"it ends at byte {self.at + len(block)}, inside its header")
+            while count and at <= last:
+                length = length_at(block, at)[0]
+                at += _LENGTH.size + length
+                count -= 1
+            if self.at + at > self._size:
+                self.at += at - length
+                self._check(length)
+        self.at += at
+        self._file.seek(self._begins + self.at)
 
     def _check(self, count: int) -> None:
         if count > PLAUSIBLE_LENGTH:
@@ -209,11 +235,11 @@ def _read_array(reader: _Reader, texts_left: list[int], depth: int) -> "tuple[ob
     texts_left[0] -= count
     if texts_left[0] < 0:
         raise GGUFFault("nonsense", f"an array of {count} entries stands at byte {reader.at}")
+    if kind == _STRING:
+        reader.skip_texts(count)
+        return Array(count)
     for _ in range(count):
-        if kind == _STRING:
-            reader.text(-1)
-        else:
-            _read_array(reader, texts_left, depth + 1)
+        _read_array(reader, texts_left, depth + 1)
     return Array(count)
 
 

@@ -25,6 +25,44 @@ def test_a_header_says_what_the_model_is():
     assert (header.tensors, header.chat_template, header.pooling, header.split_count) == (2, True, None, 1)
 
 
+def test_a_header_keeps_what_a_plan_goes_by():
+    header = header_of(WHOLE)
+    assert header.values == {"context_length": 128} and header.vocabulary == 3
+    assert header.others == {"token_embd.weight": 4 * 32 * 4, "output.weight": 4 * 64 * 2} and header.blocks == {}
+
+
+def strings(count: int, length: int) -> bytes:
+    """A GGUF without tensors and with one setting: a list of texts."""
+    key = b"tokenizer.ggml.tokens"
+    texts = b"".join(struct.pack("<Q", length) + bytes(length) for _ in range(count))
+    return (
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", len(key)) + key
+        + struct.pack("<IIQ", 9, 8, count) + texts
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "length"), [(0, 0), (1, 0), (40_000, 5), (3, 200_000), (2, 262_136), (7, 262_144)])
+def test_texts_are_walked_over_wherever_blocks_of_reading_end(count, length):
+    content = strings(count, length)
+    header = header_of(content)
+    assert (header.vocabulary, header.size_needed) == (count, len(content))
+
+
+@pytest.mark.parametrize("cut", [1, 5, 13, 200_001, 262_144])
+def test_texts_that_are_cut_are_a_fault(cut):
+    with pytest.raises(GGUFFault) as caught:
+        header_of(strings(3, 200_000)[:-cut])
+    assert caught.value.fault == "truncated"
+
+
+def test_a_text_that_claims_to_be_endless_is_nonsense():
+    content = bytearray(strings(3, 10))
+    content[-18:-10] = struct.pack("<Q", 1 << 60)
+    with pytest.raises(GGUFFault) as caught:
+        header_of(bytes(content))
+    assert caught.value.fault == "nonsense"
+
+
 @pytest.mark.parametrize("quantized", [False, True])
 def test_the_size_needed_is_the_end_of_the_last_tensor(quantized):
     content = gguf_bytes(rows=5, quantized=quantized)
