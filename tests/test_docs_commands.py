@@ -80,6 +80,8 @@ class Reader:
         (folder / "data" / "models").mkdir(parents=True)
         shutil.copy(demo_model, folder / "data" / "models" / "wakegate-demo.gguf")
         shutil.copytree(ROOT / "deploy" / "prometheus", folder / "deploy" / "prometheus")
+        logs = Path("tests", "providers", "local", "logs")
+        shutil.copytree(ROOT / logs, folder / logs)
         (folder / ".curlrc").write_text("fail-with-body\nshow-error\nmax-time = 30\n")
         self._fresh = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._fresh |= {"CURL_HOME": str(folder), "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data")}
