@@ -1005,7 +1005,9 @@ async def test_a_start_is_foretold_by_what_others_took() -> None:
         assert on.conductor.snapshot().progress is None
         assert on.conductor.last_start is not None
         kind, learned = on.conductor.last_start
-        assert kind == "start" and learned.phases == pytest.approx({"ordered": 0.0, "booting": 4.0, "loading": 0.0}, abs=0.1)
+        assert kind == "start" and learned.phases == pytest.approx(
+            {"ordered": 0.0, "booting": 4.0, "loading": 0.0}, abs=0.1
+        )
 
 
 @in_simulated_time
@@ -1029,7 +1031,9 @@ async def test_a_start_that_failed_is_no_progress_of_the_next() -> None:
 @in_simulated_time
 async def test_a_wake_is_judged_by_wakes() -> None:
     pasts = {"start": [Past({"loading": 60.0})], "wake": [Past({"ordered": 3.0})]}
-    async with stage(Played(ready_after=5), pasts=lambda kind: pasts[kind], idle_timeout=60.0, idle_action="sleep") as on:
+    async with stage(
+        Played(ready_after=5), pasts=lambda kind: pasts[kind], idle_timeout=60.0, idle_action="sleep"
+    ) as on:
         await ready_stage(on)
         await until(lambda: on.state is State.ASLEEP)
         assert on.conductor.expected_wait() == 3.0
