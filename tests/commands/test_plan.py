@@ -9,14 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from gateway.commands.plan import to_json, to_text
-from gateway.providers.local.commands import EngineSpec
-from gateway.providers.local.plan import Machine, plan
 from scripts import make_demo_model
 from tests.support.hub import fake_hub
-from tests.support.known_models import known
 from tests.support.model_bytes import gguf_bytes, transformers_files
-from tests.support.nvml import gpus
 
 
 @pytest.fixture
@@ -95,12 +90,3 @@ async def test_of_a_model_on_the_hub_only_its_config_is_fetched(typed, tmp_path)
         done = await asyncio.to_thread(typed, "org/Tiny", **there)
     assert done.exit_code == 0, done.output
     assert {s.path.rsplit("/", 1)[-1] for s in hub.seen if "/resolve/" in s.path} == {"config.json"}
-
-
-def test_what_cannot_work_says_so_last():
-    made = plan(EngineSpec(), "vllm", known("gpt-oss-20b"), Machine(gpus=gpus("T4")))
-    text = to_text(known("gpt-oss-20b"), made)
-    assert text.splitlines()[0] == "openai/gpt-oss-20b with vllm"
-    assert "\nIt cannot work: openai/gpt-oss-20b comes in MXFP4," in text
-    assert all(len(line) <= 80 for line in text.splitlines())
-    assert json.loads(to_json(known("gpt-oss-20b"), made))["works"] is False
