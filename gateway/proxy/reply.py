@@ -244,6 +244,11 @@ class Reply:
     def is_over(self) -> bool:
         return self._phase is Phase.ENDED
 
+    @property
+    def is_left(self) -> bool:
+        """Nobody is there to hear it."""
+        return self._transport is None or self._transport.is_closing()
+
     async def answer(
         self,
         status: int,
@@ -331,7 +336,7 @@ class Reply:
             else:
                 self.bytes_sent += len(data)
             self._send(framed)
-        return not self._protocol.writing_paused or (self.goes_on and self._is_left)
+        return not self._protocol.writing_paused or (self.goes_on and self.is_left)
 
     async def flush(self) -> None:
         """See to it that the head is out, and that what was said is on its way."""
@@ -440,10 +445,6 @@ class Reply:
             return b""
         self.bytes_sent += len(data)
         return b"%x\r\n%b\r\n" % (len(data), data) if self._frames else data
-
-    @property
-    def _is_left(self) -> bool:
-        return self._transport is None or self._transport.is_closing()
 
     async def _write(self, data: bytes) -> None:
         self._send(data)

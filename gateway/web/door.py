@@ -88,8 +88,8 @@ class Visit:
     """Whether it was sent, so that the engine (or the fallback) may have worked on it."""
     served_by: str = ""
     """`fallback` where somebody else gave the answer."""
-    is_unheard: bool = False
-    """Whether the engine goes on with it, and needs its body, although its caller left."""
+    unheard: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    """The engine's work on it, and its body, where that goes on although the caller left."""
     reply: Reply | None = field(default=None, repr=False)
 
     def answered_elsewhere(self) -> None:
@@ -287,13 +287,15 @@ class Door:
                 told = error
                 raise
             finally:
-                if told is None or not self.places.keep(
+                if visit.unheard is not None:  # settled once the engine is done with it, whoever listens
+                    visit.unheard.add_done_callback(lambda _: self._gate.end(grant, reply, reached_engine=True))
+                elif told is None or not self.places.keep(
                     key, route, came, grant, since=told.since, retry_after=told.refusal.retry_after or 0
                 ):
                     self._gate.end(grant, reply, reached_engine=visit.reached_engine)
                 reply.extra = (*extra, *grant.headers)  # a refusal is yet to be said: it shows what was given back
         finally:
-            if body is not None and not visit.is_unheard:
+            if body is not None and visit.unheard is None:
                 body.close()
         if reply.status >= 400:
             visit.code = str(reply.status)
@@ -337,6 +339,7 @@ class Door:
             case = fallback.case_of(refused.refusal.code)
             if case in ("", why) or visit.reached_engine or not asked.reply.may_begin:
                 raise
+            self._gate.leave_engine(grant)
             if not await fallback.answer(asked, case):
                 raise
 
@@ -396,16 +399,18 @@ class Door:
 
     async def _see_through(self, ticket: Ticket, call: Call, body: Body | None, reply: Reply, visit: Visit) -> None:
         """As `pipe`, for an engine that must not hear of a caller's leaving: its answer is read to the end, and its
-        slot is taken until then."""
+        slot is taken until then. Where the gateway ends it (a drain, MAX_REQUEST_SECONDS) the engine hears of that: its
+        caller is still there, and is told something else."""
         reply.goes_on = True
         work = asyncio.ensure_future(self._upstream(ticket).pipe(call, reply))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
-            if work.done() or ticket.cut_short is not None:
+            if work.done() or ticket.cut_short is not None or not reply.is_left:
                 work.cancel()
+                await asyncio.wait({work})  # it says nothing more, and has told what it saw
                 raise
-            visit.is_unheard = True
+            visit.unheard = work
             self._unheard.add(work)
             work.add_done_callback(self._unheard.discard)
             work.add_done_callback(partial(_heard_by_nobody, body))

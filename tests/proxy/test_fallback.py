@@ -548,6 +548,33 @@ async def test_who_is_answered_elsewhere_has_no_share_of_what_the_gpu_costs() ->
         await held
 
 
+async def test_nor_has_who_found_the_line_full() -> None:
+    """A dollar a second is all theirs whom the engine works for."""
+    clock = asyncio.get_running_loop().time
+    bills = Spending(3600 * DOLLAR, now=clock(), wall=0.0)
+    bobs = "sk-another-0123456789"
+    gate = partial(Gate, keys=Keys([Key.of("ann", KEY), Key.of("bob", bobs)]), admin=Keys([]), quotas=Quotas(bills))
+
+    async def forever(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with two_houses(when=("queue_full",), gate=gate, slots=1, adopt_slots=False, queue=0, script=forever) as h:
+        h.conductor.wake()
+        h.provider.tell(Ready(("served",)))
+        await h.until(lambda: h.state is State.READY)
+        bob = asyncio.create_task(h.raw(h.request(CHAT).replace(KEY.encode(), bobs.encode())))
+        await h.until(lambda: h.engine.received)
+        h.paid.gate.clear()
+        reply = asyncio.create_task(ask(h))
+        await h.until(lambda: h.paid.received)
+        before = bills.spent("ann", clock(), 0.0)
+        await asyncio.sleep(0.02)
+        h.paid.gate.set()
+        assert is_from_afar(await reply)
+        assert bills.spent("ann", clock(), 0.0) == before and bills.spent("bob", clock(), 0.0) > before
+        bob.cancel()
+
+
 def purse(tmp_path: Path, limit: int | None = None, *, worker: str = "w1", wall: float = 1795262400.0) -> KeptPurse:
     """Ten dollars for a million tokens, in and out."""
     folder = SpentFolder(tmp_path / "data" / "state" / "fallback", worker, strict=limit is not None)

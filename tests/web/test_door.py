@@ -580,6 +580,41 @@ async def test_at_the_end_of_a_drain_an_unheard_answer_is_cut_too() -> None:
         await h.until(lambda: h.engine.left == 1)
 
 
+@pytest.mark.parametrize("body", [CHAT, STREAMED], ids=["whole", "stream"])
+async def test_a_request_that_takes_too_long_is_ended_in_the_engine_too(body: dict[str, object]) -> None:
+    """Its caller is still there and hears an error: nothing may go on into that answer, and its slot is free."""
+
+    async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if "stream" in request.json:
+            writer.write(STREAM_HEAD + chunked(event("a")))
+        await asyncio.Event().wait()
+
+    async with house(slots=1, cancels=False, script=slow, max_seconds=0.2) as h:
+        assert b'"code":"backend_timeout"' in await h.raw(h.request(body))
+        await h.until(lambda: h.engine.left == 1)
+        assert h.conductor.snapshot().in_flight == 0 and h.visits[0].unheard is None
+
+
+async def test_an_answer_that_nobody_hears_is_one_of_its_keys_until_the_engine_is_done_with_it() -> None:
+    finish = asyncio.Event()
+
+    async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await finish.wait()
+        await answer({"ok": True})(request, reader, writer)
+
+    key = Key("ann", digest_of(KEY.encode()), max_concurrent=1)
+    gate = partial(Gate, keys=Keys([key]), admin=Keys([]))
+    async with house(cancels=False, script=slow, gate=gate) as h:
+        caller = asyncio.create_task(h.raw(h.request(CHAT)))
+        await h.until(lambda: h.engine.received)
+        caller.cancel()
+        await h.until(lambda: h.visits)
+        assert error_of(await h.raw(h.request(CHAT)))["code"] == "rate_limit_exceeded"
+        finish.set()
+        await h.until(lambda: h.conductor.snapshot().in_flight == 0)
+        assert status_of(await h.raw(h.request(CHAT))) == 200
+
+
 async def test_a_caller_who_leaves_the_line_is_gone_from_it() -> None:
     async with house(ready_at_once=False) as h:
         _, writer = await asyncio.open_connection("127.0.0.1", h.port)
