@@ -60,16 +60,22 @@ def llama_like(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
 
 async def seen(endpoint: Endpoint) -> tuple[int, Counter[str]]:
     """(connections, POSTs by text) that the engine saw since it was last asked, this one not counted."""
+    said = await said_by(endpoint)
+    return said["connections"] - 1, Counter(said["posts"])
+
+
+async def said_by(endpoint: Endpoint) -> dict[str, Any]:
+    """All that the engine says of what it saw."""
     if endpoint.socket is not None:
         reader, writer = await asyncio.open_unix_connection(endpoint.socket)
     else:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.url.rpartition(":")[2]))
     try:
         writer.write(b"GET /seen HTTP/1.1\r\n\r\n")
-        said = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+        said: dict[str, Any] = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
     finally:
         writer.close()
-    return said["connections"] - 1, Counter(said["posts"])
+    return said
 
 
 @contextlib.asynccontextmanager
@@ -183,11 +189,16 @@ async def test_an_engine_that_closes_after_every_answer_loses_nothing(over: str,
     with engine(over, "all", after) as endpoint:
         async with gateway(endpoint) as front:
             for at_once, requests in ((1, 20), (16, 80)):
-                callers = Callers(front, stream=False)
-                await callers.ask(at_once, requests)
-                connections, posts = await seen(endpoint)
-                callers.assert_each_was_answered_and_sent_once(posts)
-                assert connections == requests
+                for _ in range(10):
+                    callers = Callers(front, stream=False)
+                    await callers.ask(at_once, requests)
+                    said = await said_by(endpoint)
+                    if said["latest"] < REST / 2 + float(after):
+                        break  # else the machine made it late: it kept a connection for longer than one has to rest
+                else:
+                    pytest.fail("this machine is too busy for an engine that closes in time")
+                callers.assert_each_was_answered_and_sent_once(Counter(said["posts"]))
+                assert said["connections"] - 1 == requests
 
 
 @BOTH_SOCKETS

@@ -35,6 +35,7 @@ class Seen:
         self._lock = threading.Lock()
         self._connections = 0
         self._posts: list[str] = []
+        self._latest = 0.0
 
     def connection(self) -> None:
         with self._lock:
@@ -44,10 +45,20 @@ class Seen:
         with self._lock:
             self._posts.append(text)
 
-    def tell(self) -> dict[str, object]:
+    def closing(self, after: float) -> None:
         with self._lock:
-            told: dict[str, object] = {"connections": self._connections, "posts": self._posts}
-            self._connections, self._posts = 0, []
+            self._latest = max(self._latest, after)
+
+    def tell(self) -> dict[str, object]:
+        """`latest`: the seconds after which it closed at the latest where it meant to after AFTER; a busy machine makes
+        it late."""
+        with self._lock:
+            told: dict[str, object] = {
+                "connections": self._connections,
+                "posts": self._posts,
+                "latest": self._latest,
+            }
+            self._connections, self._posts, self._latest = 0, [], 0.0
             return told
 
 
@@ -86,6 +97,7 @@ class Engine:
         text = asked["messages"][-1]["content"]
         self._seen.post(text)
         keep = b"Connection: close\r\n" if last else KEEP
+        began = time.monotonic()
         if asked.get("stream"):
             end.sendall(STREAM % keep)
             for event in _events(text):
@@ -97,6 +109,7 @@ class Engine:
             )
         if self._closes == "all":
             time.sleep(self._after)
+            self._seen.closing(time.monotonic() - began)
             return False
         return not asked.get("stream")
 
