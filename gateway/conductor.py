@@ -100,6 +100,8 @@ class Snapshot:
     idle_at: float | None
     """Loop time at which it is stopped if nobody comes."""
     ever_ready: bool
+    failures: int
+    """Starts that failed in a row, up to now."""
     reason: str
     """Why it failed last, as a closed sentence; empty when it did not."""
     code: str
@@ -353,6 +355,7 @@ class Conductor:
             last_activity=lifecycle.last_activity,
             idle_at=lifecycle.idle_at,
             ever_ready=lifecycle.ever_ready,
+            failures=lifecycle.failures,
             reason=lifecycle.reason or "",
             code=lifecycle.code or "",
             detail=self._detail,

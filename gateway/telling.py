@@ -71,6 +71,7 @@ class Telling:
         self._engine_line = engine_line
         self._state: State | None = None
         self._reason = ""
+        self._failures = 0
         self._shows_loading = shows_loading
         self._step = ("", -1)
         """The phase and the step that were told last."""
@@ -90,11 +91,15 @@ class Telling:
             self._shown_at = None
             show_loading("", mark=False)
         if snapshot.state is self._state:
+            if snapshot.state is State.STARTING:  # one try has failed, and another one follows
+                self._tell_fall(snapshot, snapshot.state)
+            self._failures = snapshot.failures
             return
         before, self._state = self._state, snapshot.state
         self._times.entered(snapshot.state, self._clock())
         self._on_state()
         fell = self._tell_fall(snapshot, before)
+        self._failures = snapshot.failures
         self._tell_run(snapshot, before, fell=fell)
         if snapshot.state is State.READY and before is State.STARTING:
             return  # whoever heard of it says so, with what to do now
@@ -149,8 +154,8 @@ class Telling:
     def _tell_fall(self, snapshot: Snapshot, before: State | None) -> bool:
         """Why it failed or crashed, once for each time: the sentence, and what the engine or the model room said.
         Whether there was something to tell."""
-        crashed = before is State.READY and snapshot.state in FELL
-        if not snapshot.reason or (snapshot.reason == self._reason and not crashed):
+        again = snapshot.failures > self._failures or (before is State.READY and snapshot.state in FELL)
+        if not snapshot.reason or (snapshot.reason == self._reason and not again):
             return False
         self._reason = snapshot.reason
         say(snapshot.reason, "warning")

@@ -23,6 +23,7 @@ IDLE = Snapshot(
     last_activity=None,
     idle_at=None,
     ever_ready=False,
+    failures=0,
     reason="",
     code="",
     detail="",
@@ -150,6 +151,19 @@ def test_a_crash_is_not_told_again_at_the_next_ordinary_end(stage: Stage) -> Non
     ends = [words[2] for words in stage.metrics.heard if words[0] == "engine_ended"]
     assert ends == ["crashed", "idle"]
     assert stage.names(stage.boot_log).count("failed") == 1
+
+
+def test_each_try_that_fails_is_told_though_callers_wait_on(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bar that begins anew without a word would puzzle whoever watches it; and the last try counts as a failure."""
+    stage.becomes(State.STARTING)
+    stage.becomes(State.STARTING, after=5, failures=1, reason="It was killed.", detail="signal 9")
+    stage.becomes(State.STARTING, after=1, loading=Loading("booting"))
+    stage.becomes(State.STARTING, after=5, failures=2)
+    stage.becomes(State.STARTING, after=1, loading=Loading("booting"))
+    stage.becomes(State.FAILED, after=5, failures=3)
+    assert capsys.readouterr().out.splitlines().count("[gateway] It was killed.") == 3
+    assert stage.names(stage.boot_log).count("failed") == 3
+    assert stage.last(stage.metrics, "start_ended")[1] == "failed"
 
 
 def test_the_readings_know_how_long_it_was_what_it_is(stage: Stage) -> None:

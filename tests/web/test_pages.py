@@ -35,6 +35,7 @@ SERVING = Snapshot(
     last_activity=None,
     idle_at=None,
     ever_ready=True,
+    failures=0,
     reason="",
     code="",
     detail="",
