@@ -390,12 +390,14 @@ class Download:
 
     def _receive_range(self, part: Part) -> None:
         with self.store.connections:
+            elsewhere = self._elsewhere
             try:
-                self._ask_for(part, self._elsewhere)
+                self._ask_for(part, elsewhere)
             except _refusals():
-                if not self._elsewhere:
+                if not elsewhere:
                     raise
-                self._elsewhere = ""  # such addresses are signed, and good for a while only
+                if self._elsewhere == elsewhere:  # else another range has asked already where it lies now
+                    self._elsewhere = ""  # such addresses are signed, and good for a while only
                 self._ask_for(part, "")
 
     def _ask_for(self, part: Part, elsewhere: str) -> None:
