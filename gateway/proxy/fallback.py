@@ -11,8 +11,9 @@ Each answer is one fact (`Answered`), for the metrics. What an operator has to k
 """
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -204,15 +205,36 @@ class Fallback:
                 return "request"
             if not self._circuits[asked.route].may(self._clock()):
                 return "paused"
-            reserved = await self._reserve(out, self._circuits[asked.route])
-            if isinstance(reserved, str):
-                return reserved
-            before = self._manner
-            if await self._go(asked, reserved, why):
-                return None
+            with self._on_its_way(asked.body) as errand:
+                reserved = await self._reserve(out, self._circuits[asked.route])
+                if isinstance(reserved, str):
+                    return reserved
+                before = self._manner
+                if await self._go(asked, reserved, why, errand):
+                    return None
             if self._manner is before:
                 break  # else it wants the same in another word, and gets it
         return "failed"
+
+    @contextlib.contextmanager
+    def _on_its_way(self, body: Body) -> Iterator[_Errand]:
+        """A drain waits for it, from before its money is reserved, and says so where it cuts it: raises Refused."""
+        errand = _Errand(asyncio.current_task(), body.size)
+        self._under_way.add(errand)
+        self._bytes += errand.bytes
+        try:
+            yield errand
+        except asyncio.CancelledError:
+            if not errand.is_cut or errand.task is None:
+                raise
+            errand.task.uncancel()
+            said = "This gateway is shutting down, and the time for running answers is over."
+            raise refuse("draining", said) from None
+        finally:
+            self._under_way.discard(errand)
+            self._bytes -= errand.let_go()
+            if not self._under_way:
+                self._all_back.set()
 
     async def _reserve(self, out: Outgoing, circuit: Circuit) -> Reserved | Objection:
         reserved: Reserved | Objection = "spend"
@@ -223,12 +245,9 @@ class Fallback:
                 circuit.left()
         return reserved
 
-    async def _go(self, asked: Asked, reserved: Reserved, why: str) -> bool:
+    async def _go(self, asked: Asked, reserved: Reserved, why: str, errand: _Errand) -> bool:
         reply, extra = asked.reply, asked.reply.extra
         reply.extra = (*extra, SERVED_BY)
-        errand = _Errand(asyncio.current_task(), asked.body.size)
-        self._under_way.add(errand)
-        self._bytes += errand.bytes
         outcome: Outcome = "left"
         was_read = True
         try:
@@ -248,20 +267,13 @@ class Fallback:
             self._failed(asked.route, _words(refused))
             if errand.has_begun or not reply.may_begin:
                 raise refuse(refused.refusal.code, _words(refused)) from refused
-        except asyncio.CancelledError:
-            if not errand.is_cut or errand.task is None:
-                raise
-            errand.task.uncancel()
-            said = "This gateway is shutting down, and the time for running answers is over."
-            raise refuse("draining", said) from None
         finally:
-            self._under_way.discard(errand)
-            self._bytes -= errand.let_go()
-            if not self._under_way:
-                self._all_back.set()
             if outcome == "left":
                 self._circuits[asked.route].left()
-            cost = self.purse.settle(reserved, reply.usage, events=reply.events, was_read=was_read)
+            # What was said of an answer that did not come whole may be of its beginning: some count in each event.
+            is_all = outcome == "answered" or self.purse.limit is None
+            usage = reply.usage if is_all else None
+            cost = self.purse.settle(reserved, usage, events=reply.events, was_read=was_read)
             self._on_answered(Answered(outcome, why, reply.usage, cost))
             if outcome != "answered" and reply.may_begin:
                 reply.extra, reply.usage = extra, None
@@ -328,10 +340,10 @@ class Fallback:
 
     async def drain(self, within: float) -> None:
         """Let running answers finish for so many seconds, then cut them."""
-        self._all_back.clear()
         try:
             async with asyncio.timeout(within):
                 while self._under_way:
+                    self._all_back.clear()
                     await self._all_back.wait()
         except TimeoutError:
             pass  # those that are left are told so

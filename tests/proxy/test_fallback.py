@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
+from gateway.policy.fallback import Objection
 from gateway.policy.keys import Key, digest_of
 from gateway.policy.lifecycle.states import State
 from gateway.policy.purse import Prices
 from gateway.policy.spending import Spending
 from gateway.providers.base import Gone, Ready
 from gateway.proxy.fallback import said_in
-from gateway.proxy.purse import KeptPurse, Purse
+from gateway.proxy.outgoing import Outgoing
+from gateway.proxy.purse import KeptPurse, Purse, Reserved
 from gateway.proxy.upstream import Limits
 from gateway.records.spent import Spent, SpentFolder
 from gateway.web.auth import Keys
@@ -417,6 +419,49 @@ async def test_a_drain_waits_for_what_is_under_way_there_and_then_says_why_it_en
         assert b'"code":"draining"' in await last
 
 
+async def test_a_drain_waits_for_who_is_asked_in_another_word_too() -> None:
+    """Between its two tries nothing is under way, for a moment."""
+    async with two_houses() as h:
+        decline = asyncio.Event()
+
+        async def picky(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if "max_tokens" in request.json:
+                await decline.wait()
+                await error("400 No", param="max_tokens", code="unsupported_parameter")(request, reader, writer)
+            else:
+                await h.paid._whole(request, reader, writer)
+
+        h.paid.fails = picky
+        h.paid.gate.clear()
+        reply = asyncio.create_task(ask(h, CHAT | {"max_tokens": 5}))
+        await h.until(lambda: h.paid.received)
+        draining = asyncio.create_task(h.fallback.drain(10.0))
+        await asyncio.sleep(0)
+        decline.set()
+        await h.until(lambda: len(h.paid.received) == 2)
+        assert not draining.done()
+        h.paid.gate.set()
+        assert is_from_afar(await reply)
+        await draining
+
+
+class SlowPurse(Purse):
+    """On a disk that does not answer."""
+
+    async def reserve(self, out: Outgoing) -> Reserved | Objection:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_drain_tells_those_too_who_wait_for_the_disk() -> None:
+    async with two_houses(purse=SlowPurse) as h:
+        reply = asyncio.create_task(ask(h))
+        await h.until(lambda: h.fallback._under_way)
+        await h.fallback.drain(0.0)
+        assert b'"code":"draining"' in await reply
+        assert h.fallback._bytes == 0 and h.visits[0].outcome == "refused"
+
+
 # -- when else ------------------------------------------------------------------------------------
 
 
@@ -602,6 +647,24 @@ async def test_an_answer_that_does_not_say_its_usage_costs_all_that_was_reserved
         h.paid.says_usage = False
         assert is_from_afar(await ask(h, CHAT | {"max_tokens": 1000}))
         assert 10_000 < (h.fallback.purse.spent or 0) < 20_000
+
+
+async def test_a_count_that_came_with_the_beginning_of_an_answer_is_not_its_price(data: Path) -> None:
+    """Some count in each event; whoever leaves after the first is billed for more than that says."""
+    async with two_houses(purse=partial(purse, data, DOLLAR)) as h:
+
+        async def counts(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            said = [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]
+            writer.write(STREAM_HEAD + chunked(h.paid._chunk(said, usage=USAGE)))
+            await asyncio.Event().wait()
+
+        h.paid.fails = counts
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(STREAMED | {"max_tokens": 1000}))
+        await reader.readuntil(b"Hello")
+        writer.close()
+        await h.until(lambda: h.answered)
+        assert h.answered[0].outcome == "left" and 10_000 < (h.fallback.purse.spent or 0) < 20_000
 
 
 async def test_what_was_declined_costs_nothing(data: Path) -> None:
