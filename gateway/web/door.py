@@ -9,7 +9,7 @@ handler's task wherever it stands: the ticket gives back its place or slot, and 
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -45,8 +45,6 @@ log = logging.getLogger(__name__)
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 END_IS_TOLD = 0.1
 """Seconds in which a provider tells that its instance has ended (a local engine's end: 25 to 45 ms after a kill)."""
-ANSWER_IN = 5.0
-"""Seconds before a caller's own time-out in which it is told to come back, rather than left to give up."""
 _OURS = frozenset({"draining", "gateway_fault"})
 """Ends of an answer that the engine would have gone on with."""
 TRIES = 3
@@ -370,7 +368,7 @@ class Door:
                     if ticket.instance is None:
                         if self._shows_loading and reply.streams and call.path in loading_text.ROUTES:
                             reply.show_loading(visit.model or self._usual_model() or self._conductor.name)
-                        await self._hold(ticket, reply, arrived, patience)
+                        await self._hold(ticket, request.headers, reply, arrived, patience)
                     self._note_wait(reply, arrived)
                     if body is not None:
                         self._fill(call, body)  # not earlier: what the engine calls its model it says when it is ready
@@ -470,11 +468,15 @@ class Door:
 
     # -- holding -------------------------------------------------------------------------------
 
-    async def _hold(self, ticket: Ticket, reply: Reply, arrived: float, patience: float | None) -> None:
+    async def _hold(
+        self, ticket: Ticket, headers: Mapping[str, str], reply: Reply, arrived: float, patience: float | None
+    ) -> None:
         """Wait for this request's turn: a stream in company, anything else silently and not for longer than it can."""
         now = self._clock()
-        beat = max(now, arrived + self._patience.grace) if reply.streams else inf
-        pause = self._patience.heartbeat if reply.loading_text is None else min(self._patience.heartbeat, SHOWN_EVERY)
+        grace, pause = self._patience.pulse(headers)
+        beat = max(now, arrived + grace) if reply.streams else inf
+        if reply.loading_text is not None:
+            pause = min(pause, SHOWN_EVERY)
         deadline = inf if patience is None else arrived + patience
         if self._patience.rejects and self._conductor.state not in SERVING:
             deadline = now

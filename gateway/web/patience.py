@@ -16,6 +16,8 @@ LONGEST_WISH = 3600.0
 """Seconds that a caller who names its own wait is believed."""
 ANSWER_IN = 5.0
 """Seconds before a caller's own time-out in which it is told to come back, rather than left to give up."""
+QUICKEST = 0.5
+"""Seconds between two heartbeats, whatever a caller says of its time-out."""
 
 _WAIT = re.compile(r'(?:^|[,;])\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?=[,;]|$)', re.IGNORECASE)
 
@@ -48,13 +50,26 @@ class Patience:
             hold = LONGEST_HOLD if wish is None else LONGEST_WISH
         if wish is not None:
             hold = min(hold, wish)
-        said = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout")
-        if not said:
-            return hold
-        try:
-            return min(hold, max(1.0, float(said) - ANSWER_IN))
-        except ValueError:
-            return hold
+        gives_up = time_out_in(headers)
+        return hold if gives_up is None else min(hold, max(1.0, gives_up - ANSWER_IN))
+
+    def pulse(self, headers: Mapping[str, str]) -> tuple[float, float]:
+        """Seconds until a held stream is opened, and between two heartbeats: each twice within what its caller takes
+        for silence, so that a short time-out costs nobody a stream."""
+        gives_up = time_out_in(headers)
+        if gives_up is None:
+            return self.grace, self.heartbeat
+        most = max(QUICKEST, gives_up / 2)
+        return min(self.grace, most), min(self.heartbeat, most)
+
+
+def time_out_in(headers: Mapping[str, str]) -> float | None:
+    """Seconds of silence after which the caller gives up, as OpenAI's and Anthropic's SDKs tell."""
+    said = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout")
+    try:
+        return float(said) if said else None
+    except ValueError:
+        return None
 
 
 def wish_in(headers: Mapping[str, str]) -> float | None:

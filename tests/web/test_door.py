@@ -347,6 +347,16 @@ async def test_a_held_stream_hears_how_far_it_is_and_then_the_engine() -> None:
         assert got.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and got.count(b"HTTP/1.1") == 1
 
 
+async def test_a_stream_with_a_short_time_out_is_opened_and_kept_company_within_it() -> None:
+    async with house(ready_at_once=False, grace=60, heartbeat=60) as h:
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(STREAMED, headers="x-stainless-read-timeout: 1\r\n"))
+        async with asyncio.timeout(10):
+            opened, beat = [await reader.readuntil(b"\n\n") for _ in range(2)]
+        assert opened.startswith(b"HTTP/1.1 200") and b"\r\n: " in opened and b"\r\n: " in beat
+        writer.close()
+
+
 async def test_a_held_answer_without_a_stream_is_sent_back_in_time() -> None:
     async with house(ready_at_once=False, hold_max=0.3) as h:
         reply = await h.raw(h.request(CHAT))

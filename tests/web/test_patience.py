@@ -42,6 +42,24 @@ def test_a_stream_waits_as_long_as_it_takes_unless_its_caller_said_how_long() ->
 
 
 @pytest.mark.parametrize(
+    ("headers", "grace", "heartbeat"),
+    [
+        ({}, 10, 15),
+        ({"x-stainless-read-timeout": "600"}, 10, 15),
+        ({"x-stainless-read-timeout": "20"}, 10, 10),
+        ({"x-stainless-timeout": "8"}, 4, 4),
+        ({"x-stainless-timeout": "0"}, 0.5, 0.5),
+        ({"x-stainless-timeout": "nan"}, 0.5, 0.5),
+        ({"x-stainless-timeout": "soon"}, 10, 15),
+    ],
+)
+def test_a_held_stream_is_never_silent_for_as_long_as_its_caller_would_give_up_after(
+    headers: dict[str, str], grace: float, heartbeat: float
+) -> None:
+    assert patience().pulse(headers) == (grace, heartbeat)
+
+
+@pytest.mark.parametrize(
     ("said", "wish"),
     [
         ("wait=10", 10),
