@@ -264,7 +264,7 @@ class Fallback:
             self._was_declined(asked.route, declined)
         except Refused as refused:
             outcome = "broke"
-            self._failed(asked.route, _words(refused))
+            self._failed(asked.route, _LOGGED.get(refused.refusal.code) or _words(refused).rstrip("."))
             if errand.has_begun or not reply.may_begin:
                 raise refuse(refused.refusal.code, _words(refused)) from refused
         finally:
@@ -363,6 +363,15 @@ _WORDS: Final = {
     "backend_protocol_error": "The fallback's answer was not what an API answers.",
     "backend_error": "The fallback failed in the middle of this answer.",
 }
+"""For the caller of a stream that has begun."""
+_LOGGED: Final = {
+    "backend_lost": "it hung up before its answer was whole",
+    "backend_stalled": "it stopped sending in the middle of an answer",
+    "backend_timeout": "it did not answer in time",
+    "backend_protocol_error": "its answer is not what an API answers: FALLBACK_URL",
+    "backend_error": "it sent an error, or nothing, where its answer should be",
+}
+"""For the operator, whatever had come until then."""
 
 
 def _words(refused: Refused) -> str:

@@ -300,6 +300,16 @@ async def test_the_log_says_what_helps_and_in_the_vendors_words_why(status: str,
         held.cancel()
 
 
+async def test_the_log_does_not_speak_of_the_middle_of_an_answer_that_never_began() -> None:
+    async with two_houses() as h:
+        h.paid.fails = raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n")
+        held = asyncio.create_task(ask(h))
+        await h.until(lambda: h.said)
+        (line,) = h.said
+        assert line.endswith("held meanwhile: it sent an error, or nothing, where its answer should be.")
+        held.cancel()
+
+
 async def test_what_the_vendor_says_is_one_short_line() -> None:
     said = said_in(json.dumps({"error": {"message": "a\nb\x1b[31m" + "c" * 1000}}).encode())
     assert said.startswith("a b [31mccc") and len(said) == 200
