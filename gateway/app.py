@@ -89,7 +89,6 @@ class Gateway:
         self._around = around
         self._boot = boot
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
         self._listening = self._draining = self._welcomed = False
         self._mode = "strict"
         self._memory = 0
@@ -139,7 +138,7 @@ class Gateway:
         self._courier = Courier("start times")
         self._pulse = Pulse(say)
         self._strangers = Rate(STRANGERS, 60)
-        self._onlookers = Onlookers(say, now=self._began)
+        self._onlookers = Onlookers(say, now=self._loop.time())
         self.metrics = Metrics(
             version=version(),
             models=settings.served_model_name or assembly.known_names(settings, boot),
@@ -454,7 +453,7 @@ class Gateway:
             bases=self._around.bases(self.settings.host, self.port, secure=secure),
             model=(self.conductor.models or ("default",))[0],
             engine=self.provider.profile.engine or assembly.describe_engine(self.settings),
-            seconds=self._loop.time() - self._began,
+            seconds=seconds,
             key=self.access.shell_key,
             is_demo=assembly.is_demo(self.settings, self._boot),
         )

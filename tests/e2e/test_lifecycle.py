@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -63,6 +64,9 @@ def test_twenty_callers_before_it_is_ready_cause_one_start_and_are_all_answered(
             answers = list(pool.map(lambda _: worker.post("/v1/chat/completions", CHAT), range(20)))
         assert [status for status, _ in answers] == [200] * 20
         assert 'wakegate_starts_total{upstream="default"} 1.0' in worker.get("/metrics")[1]
+        # The banner's time is the start's, not that of the gateway, which waited for the first caller.
+        told = re.findall(r"(?:ready|READY) after (\S+) s", worker.console)
+        assert len(told) == 2 and told[0] == told[1]
 
 
 def test_idleness_frees_the_engine_and_the_next_request_wakes_it(tmp_path: Path) -> None:
