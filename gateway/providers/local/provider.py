@@ -273,15 +273,12 @@ class LocalProvider:
             raise ProviderError("The previous engine has not ended yet.")
         self._runs.clear()
         run = self._prepare(intent)
-        if self._planner is not None:
-            self._planner.begin()
         try:
             journal.note("start engine", upstream=intent.upstream, run=intent.run, cookie=run.cookie)
         except OSError as error:
             remove(run.folder)
             raise ProviderError("What is started could not be written down.") from error
-        self._runs[run.instance.id] = run
-        run.life = asyncio.get_running_loop().create_task(self._live(run), name=f"engine {run.cookie}")
+        self._set_out(run)
         return run.instance
 
     async def go_ahead(self, intent: Intent) -> None:
@@ -294,10 +291,10 @@ class LocalProvider:
             run = self._prepare(intent)
         except ProviderError:
             return  # the order meets the same
-        self._ahead = self._runs[run.instance.id] = run
-        run.life = asyncio.get_running_loop().create_task(self._live(run), name=f"engine {run.cookie}")
+        self._ahead = run
+        life = self._set_out(run)
         launched = asyncio.ensure_future(run.launched.wait())
-        await asyncio.wait({launched, run.life}, timeout=AHEAD_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({launched, life}, timeout=AHEAD_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         launched.cancel()
 
     async def watch(self, instance: Instance) -> AsyncIterator[News]:
@@ -427,6 +424,14 @@ class LocalProvider:
         return Run(intent, Instance(cookie, self.name, endpoint, self._now()), cookie, place, folder)
 
     # --- One life ---
+
+    def _set_out(self, run: Run) -> "asyncio.Task[None]":
+        """The GPUs' driver is asked at once: its answer may take as long as finding the model does."""
+        if self._planner is not None:
+            self._planner.begin()
+        self._runs[run.instance.id] = run
+        run.life = asyncio.get_running_loop().create_task(self._live(run), name=f"engine {run.cookie}")
+        return run.life
 
     async def _live(self, run: Run) -> None:
         gone = Gone("The engine's start failed; the gateway's log says why.")

@@ -408,6 +408,14 @@ async def test_an_engine_is_started_with_what_was_planned_for_this_machine(local
     assert "--max-model-len 32768" in line and "--tensor-parallel-size" not in line
 
 
+async def test_an_engine_that_is_begun_ahead_is_planned_by_the_gpus_too(local: Local) -> None:
+    provider = vllm_on(local, "Llama-3.1-8B", "L4")
+    await provider.go_ahead(Intent("default", 1))
+    _, watcher = await local.start(provider)
+    await watcher.first(Ready)
+    assert "--max-model-len 32768" in " ".join(provider.command_line)
+
+
 async def test_what_cannot_run_here_is_not_started_and_says_why(local: Local) -> None:
     provider = vllm_on(local, "gpt-oss-20b", "T4")
     _, watcher = await local.start(provider)
