@@ -11,13 +11,14 @@ Several workers on one volume read each other's figures once a minute: they keep
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from gateway.policy.fallback import Objection
 from gateway.policy.purse import Book, Prices
 from gateway.proxy.outgoing import Outgoing
 from gateway.proxy.usage import Usage
-from gateway.records.spent import Elsewhere, Spent
+from gateway.records.spent import Books, Elsewhere, Spent
 
 NAME: Final = "fallback"
 """Whose money it is, in the files."""
@@ -82,6 +83,10 @@ class KeptPurse(Purse):
         self._book = Book(limit, wall=wall())
         self._learnt: Elsewhere | None = None
         self._news = asyncio.Event()
+        self._newest: Books = {}
+        """What was offered to the volume last."""
+        self._least = inf
+        """Micro-dollars: the least of what was offered since the volume last held the newest, and may lie there."""
         self._spent = keep(self._hear)
 
     def __repr__(self) -> str:
@@ -156,18 +161,25 @@ class KeptPurse(Purse):
             self._learnt = known
             self._book.learn(known.month, known.spent.get(NAME, 0))
 
-    def _books(self, amount: int) -> dict[str, dict[str, int]]:
+    def _books(self, amount: int) -> Books:
         return {month: {NAME: each} for month, each in self._book.books(amount).items()}
 
     @property
-    def _kept(self) -> int:
-        """Micro-dollars of this process and month that lie on the volume."""
-        return self._spent.written.get(self._book.month, {}).get(NAME, 0)
+    def _kept(self) -> float:
+        """Micro-dollars of this process and month that lie on the volume, also after what is being written now."""
+        written = self._spent.written
+        if written is self._newest:
+            self._least = inf
+        return min(self._least, written.get(self._book.month, {}).get(NAME, 0))
 
     def _offer(self) -> None:
         """The newest figures. With a limit what lies there already is more, and is lowered when it is far too much."""
         if self.limit is None or not self._book.due <= self._kept <= self._book.ceiling + self.limit // 50:
-            self._spent.offer(self._books(self._book.ceiling))
+            amount = self._book.ceiling
+            books = self._books(amount)
+            if books != self._newest:
+                self._newest, self._least = books, min(self._least, amount)
+                self._spent.offer(books)
 
     async def _is_known(self) -> bool:
         """Whether what was spent before has been read."""

@@ -109,6 +109,23 @@ async def test_a_request_that_leaves_while_it_waits_for_the_disk_gives_back_what
     await close(one)
 
 
+async def test_what_is_being_lowered_on_the_volume_covers_nobody_any_more(volume: Volume) -> None:
+    """Killed right after the lower figure was written, the gateway would know less than it may have spent."""
+    one = purse(volume)
+    first = await one.reserve(asks(50 * CENT))
+    assert isinstance(first, Reserved)
+    volume.answers.clear()
+    volume.asked.clear()
+    one.settle(first, Usage(10, 5))
+    await asyncio.get_running_loop().run_in_executor(None, volume.asked.wait, 5)
+    second = asyncio.create_task(one.reserve(asks(40 * CENT)))
+    await asyncio.sleep(0.02)
+    assert not second.done() and volume.writes[-1] >= 50 * CENT
+    volume.answers.set()
+    assert isinstance(await second, Reserved) and volume.writes[-1] >= 40 * CENT + 15
+    await close(one)
+
+
 async def test_a_gateway_that_was_killed_believes_what_the_volume_holds(volume: Volume) -> None:
     killed = purse(volume)
     assert isinstance(await killed.reserve(asks(60 * CENT)), Reserved)
