@@ -263,8 +263,9 @@ class Door:
             if body is not None:
                 visit.model, visit.bytes_in = body.facts.model or "", visit.bytes_in or body.size
             came = body
-            place = self.places.find(key, route, came) if self.places.any else None
-            grant = place.grant if place is not None else self._grant(key, body, visit)
+            model = visit.model or self._usual_model()
+            place = self.places.find(key, route, came, model=model) if self.places.any else None
+            grant = place.grant if place is not None else self._grant(key, body, model)
             extra = reply.extra
             reply.extra = (*extra, *grant.headers)
             told: ComeBack | None = None
@@ -298,9 +299,9 @@ class Door:
         if reply.status >= 400:
             visit.code = str(reply.status)
 
-    def _grant(self, key: Key | None, body: Body | None, visit: Visit) -> Grant:
+    def _grant(self, key: Key | None, body: Body | None, model: str | None) -> Grant:
         tokens = body.facts.max_tokens if body is not None else 0
-        return self._gate.grant(key, model=visit.model or self._usual_model(), tokens=tokens)
+        return self._gate.grant(key, model=model, tokens=tokens)
 
     async def _forward_in_time(
         self, request: web.BaseRequest, route: Route, key: Key | None, reply: Reply, visit: Visit

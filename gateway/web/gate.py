@@ -135,16 +135,22 @@ class Gate:
     def grant(self, key: Key | None, *, model: str | None, tokens: int) -> Grant:
         """Leave for one request within the key's limits. Then `end` it, always."""
         if key is not None and key.models:
-            try:
-                may_ask_for(key, model)
-            except Refused as refused:
-                self._on_refused(refused.refusal.why)
-                raise
+            self._let_ask(key, model)
         return self._quotas.admit(key, tokens=tokens, now=self._clock(), wall=time.time())
 
-    def go_on(self, grant: Grant, key: Key | None) -> Grant:
-        """Leave for one who was told to come back, and is there again with the same request. Raises Refused."""
+    def go_on(self, grant: Grant, key: Key | None, *, model: str | None) -> Grant:
+        """Leave for one who was told to come back, and is there again with the same request. Raises Refused: the keys
+        may have been changed meanwhile."""
+        if key is not None and key.models:
+            self._let_ask(key, model)
         return self._quotas.go_on(grant, key, self._clock(), time.time())
+
+    def _let_ask(self, key: Key, model: str | None) -> None:
+        try:
+            may_ask_for(key, model)
+        except Refused as refused:
+            self._on_refused(refused.refusal.why)
+            raise
 
     def leave_engine(self, grant: Grant) -> None:
         """Somebody else is asked for its answer. Then `need_engine`, unless that one gives it."""

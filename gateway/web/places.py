@@ -54,14 +54,14 @@ class Places:
         """Whether somebody is away."""
         return bool(self._returning)
 
-    def find(self, key: Key | None, route: Route, body: Body | None) -> Place | None:
+    def find(self, key: Key | None, route: Route, body: Body | None, *, model: str | None) -> Place | None:
         """The place of one who was told to come back, and is there again. Raises Refused when its key may not now: its
-        place is kept for longer then."""
+        place is kept for longer then. `model`: what it asks for, or gets."""
         name = self._name_of(key, route, body)
         if name is None or (place := self._returning.take(name, self._clock())) is None:
             return None
         try:
-            self._gate.go_on(place.grant, key)
+            self._gate.go_on(place.grant, key, model=model)
         except Refused:
             self._put(name, place, COMES_BACK_WITHIN)
             raise

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Gone, Loading, Profile, Ready
 from gateway.web.auth import Keys
 from gateway.web.gate import Gate
+from gateway.web.keyring import Keyring
 from tests.support.house import (
     CHAT,
     KEY,
@@ -447,6 +449,16 @@ async def test_who_does_not_come_back_is_given_back_what_it_took() -> None:
         assert error_of(await h.raw(h.request(CHAT)))["code"] == "rate_limit_exceeded"
         h.door.beat(asyncio.get_running_loop().time() + 600)
         assert error_of(await h.raw(h.request(CHAT, headers="Prefer: wait=0\r\n")))["code"] == "loading"
+
+
+async def test_who_comes_back_may_no_more_than_its_key_may_by_then() -> None:
+    ann = Key("ann", digest_of(KEY.encode()), requests_per_minute=9)
+    ring = Keyring([ann])
+    async with house(ready_at_once=False, hold_max=60, gate=partial(Gate, keys=Keys(ring), admin=Keys([]))) as h:
+        assert error_of(await h.raw(h.request(CHAT, headers="Prefer: wait=0\r\n")))["code"] == "loading"
+        ring.by_digest = {ann.digest: replace(ann, models=frozenset({"other"}))}
+        assert status_of(await h.raw(h.request(CHAT))) == 403
+        assert len(h.door.places) == 1 and h.conductor.snapshot().waiting == 0
 
 
 async def test_another_key_with_the_same_words_finds_no_place() -> None:
