@@ -46,6 +46,8 @@ END_WITHIN: Final = 5.0
 """Seconds for the end of its HTTP, after an engine has said that its stream is over."""
 AWAY_MAX: Final = 8 * 1024 * 1024
 """What MAX_RESPONSE_SIZE is for an answer in one piece that is somebody else's, where nobody set it. Bytes."""
+ELSEWHERE: Final = "waiting for an answer"
+"""What a stream hears that was held before somebody else was asked."""
 JOINED: Final = 64 * 1024
 """Bytes of a body that go out in one write with their head; more is sent by and by, as fast as the engine reads."""
 
@@ -222,7 +224,7 @@ class Upstream:
             head = await self._until_head(connection, call, reply)
             reply.timings["prefill"] = self._clock() - sent_at
             if call.away is not None:
-                await self._let_decline(connection, call, head, sent_at)
+                await self._let_decline(connection, call, head, reply, sent_at)
                 call.away.on_answer(_media_type(head) == "text/event-stream")
             if feeding is None or feeding.done():
                 call.was_heard()
@@ -263,7 +265,7 @@ class Upstream:
     async def _until_head(self, connection: Connection, call: Call, reply: Reply) -> Head:
         """Keep the caller company until the head of the answer has come."""
         limit = self._limits.first_byte if reply.streams else self._limits.answer
-        beats = reply.streams and call.away is None  # who is asked elsewhere may decline: nothing is promised before
+        beats = reply.streams and (call.away is None or not reply.is_open)  # elsewhere: it may still be declined
         now = self._clock()
         deadline, beat = now + limit, now + self._limits.heartbeat
         while (head := connection.head) is None:
@@ -274,13 +276,13 @@ class Upstream:
                 name = "FIRST_BYTE_TIMEOUT" if reply.streams else "ANSWER_TIMEOUT"
                 raise refuse("backend_timeout", f"The engine did not begin to answer within {name} ({limit:g} s).")
             if beats and now >= beat:
-                await reply.heartbeat("working on the prompt")
+                await reply.heartbeat("working on the prompt" if call.away is None else ELSEWHERE)
                 beat = self._clock() + self._limits.heartbeat
                 continue
             await connection.news((min(deadline, beat) if beats else deadline) - now)
         return head
 
-    async def _let_decline(self, connection: Connection, call: Call, head: Head, sent_at: float) -> None:
+    async def _let_decline(self, connection: Connection, call: Call, head: Head, reply: Reply, sent_at: float) -> None:
         """Raises Declined unless what comes is an answer: by its head, and by the first event of a stream, because some
         vendors say their errors there. Raises Refused when no first event comes."""
         if not 200 <= head.status < 300 or not _is_plain(head) or _media_type(head) not in _ANSWERS:
@@ -288,6 +290,7 @@ class Upstream:
         if _media_type(head) != "text/event-stream":
             return
         deadline = sent_at + self._limits.first_byte
+        beat = inf if reply.is_open else self._clock() + self._limits.heartbeat
         while (event := _FIRST_EVENT.search(connection.peek())) is None and connection.held < HELD:
             if connection.is_done:
                 raise refuse("backend_lost", "The stream ended before anything was said in it.")
@@ -296,7 +299,10 @@ class Upstream:
             now = self._clock()
             if now >= deadline:
                 raise self._silent(self._limits.first_byte, has_begun=False)
-            await connection.news(deadline - now)
+            if now >= beat:
+                await reply.heartbeat(ELSEWHERE)
+                beat = now + self._limits.heartbeat
+            await connection.news(min(deadline, beat) - now)
         if event is not None and (status := error_status(event[1])):
             raise Declined(status, event[1], None)
 

@@ -510,6 +510,25 @@ async def test_who_was_held_when_the_start_failed_is_answered_elsewhere() -> Non
         assert h.answered[0].why == "start_failed"
 
 
+@pytest.mark.parametrize("first", [b"", STREAM_HEAD], ids=["nothing", "a head alone"])
+async def test_a_stream_that_was_held_is_kept_company_while_somebody_else_is_asked(first: bytes) -> None:
+    async with two_houses(when=("start_failed",), grace=0.0, heartbeat=60.0) as h:
+
+        async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(first)
+            await asyncio.Event().wait()
+
+        h.paid.fails = slow
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(STREAMED))
+        async with asyncio.timeout(10):
+            await reader.readuntil(b": ")
+            h.provider.tell(Gone("It does not start.", lasting=True))
+            for _ in range(2):
+                await reader.readuntil(b": waiting for an answer\n\n")
+        writer.close()
+
+
 async def test_a_chat_page_that_was_shown_the_loading_goes_on_with_the_others_answer() -> None:
     async with two_houses(when=("start_failed",), shows_loading=True, grace=0.0) as h:
         reply = asyncio.create_task(ask(h, STREAMED))
