@@ -1,7 +1,7 @@
 """What leaves the house when the fallback answers, and what its answer is made to look like. Pure.
 
-Out goes what stands in `FIELDS` (and of messages in `OF_A_MESSAGE`): what OpenAI's API has and every compatible one
-understands. Everything else stays here:
+Out goes what stands in `FIELDS`, of messages in `OF_A_MESSAGE`, and of their parts what `_typed` keeps: what OpenAI's
+API has and every compatible one understands. Everything else stays here:
 
 - who asks: `user`, `metadata`, `safety_identifier`, `prompt_cache_key`, `store`;
 - what only engines know: `top_k`, `min_p`, `chat_template_kwargs`, `cache_prompt`, `id_slot`, `guided_json` …;
@@ -88,6 +88,8 @@ def outgoing(body: Readable, route: str, facts: Facts, manner: Manner) -> Outgoi
     kept = {name: value for name, value in document.items() if name in FIELDS[route] and value is not None}
     if "messages" in kept:
         kept["messages"] = [_message(message) for message in kept["messages"]]
+    if isinstance(kept.get("tools"), list):
+        kept["tools"] = [_typed(tool) for tool in kept["tools"]]
     answers = facts.choices * (len(kept["prompt"]) if isinstance(kept.get("prompt"), list) else 1)
     most = _set_limit(kept, manner, is_chat=route == CHAT)
     kept["model"] = manner.model
@@ -104,10 +106,13 @@ def _stays(document: dict[str, Any], *, limited: bool) -> bool:
     prompt = document.get("prompt")
     if isinstance(prompt, list) and not all(isinstance(each, str) for each in prompt):
         return True
+    parts = list(_parts(document.get("messages")))
+    if any(isinstance(part, dict) and _kind(part) is None for part in parts):
+        return True
     tools = document.get("tools")
     if isinstance(tools, list) and any(_kind(tool) not in TOOLS for tool in tools):
         return True
-    return limited and any(_kind(part) not in TEXTS for part in _parts(document.get("messages")))
+    return limited and any(_kind(part) not in TEXTS for part in parts)
 
 
 def _parts(messages: object) -> Iterator[object]:
@@ -127,7 +132,18 @@ def _kind(part: object) -> object:
 def _message(message: object) -> object:
     if not isinstance(message, dict):
         return message
-    return {name: value for name, value in message.items() if name in OF_A_MESSAGE}
+    kept = {name: value for name, value in message.items() if name in OF_A_MESSAGE}
+    if isinstance(kept.get("content"), list):
+        kept["content"] = [_typed(part) for part in kept["content"]]
+    return kept
+
+
+def _typed(part: object) -> object:
+    """A part of a message, or a tool: its type and what is called as that (`image_url`, `function`), or its text."""
+    kind = _kind(part)
+    if kind is None or not isinstance(part, dict):
+        return part
+    return {name: value for name, value in part.items() if name in ("type", kind, "text")}
 
 
 def _set_limit(kept: dict[str, Any], manner: Manner, *, is_chat: bool) -> int:

@@ -88,6 +88,21 @@ def test_of_a_message_only_what_openai_has_goes_along() -> None:
     ]
 
 
+def test_of_a_part_and_of_a_tool_only_what_it_is_goes_along() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}
+    content = [{"type": "text", "text": "Hello"}, image, {"type": "refusal", "refusal": "No."}]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    more = {"metadata": {"who": "ann"}, "uuid": "u-1", "cache_control": {"type": "ephemeral"}}
+    gone = said({"messages": [{"role": "user", "content": [part | more for part in content]}], "tools": [tool | more]})
+    assert gone["messages"] == [{"role": "user", "content": content}] and gone["tools"] == [tool]
+
+
+def test_a_part_that_does_not_say_what_it_is_stays() -> None:
+    """vLLM understands it."""
+    body = {"messages": [{"role": "user", "content": [{"image_url": "data:image/png;base64,AA=="}]}]}
+    assert sent(body) is None
+
+
 def test_a_stream_is_asked_to_end_with_the_count_of_its_tokens() -> None:
     body = {
         "messages": HELLO,
