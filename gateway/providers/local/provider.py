@@ -71,6 +71,8 @@ SICK_LOOKS = 3
 """Looks in a row that must find a serving engine dead before it is ended. A busy one answers late: not dead."""
 CONFIRM_WITHIN = 5.0
 """Seconds beyond the stop's own grace until the guard is taken for stuck, and again until the sweep is."""
+CALLED_OFF_WITHIN = 1.0
+"""Seconds, at least, for a start without an engine to end what it has begun."""
 ILL_GRACE = 10.0
 """Seconds for an engine that is ended because it does not serve any more: its stop command may be all that ends it."""
 STOPPED = "The engine was stopped."
@@ -325,7 +327,7 @@ class LocalProvider:
             return
         run.stopping = True
         if run.engine is None:
-            await self._give_up(run, run.life)
+            await self._give_up(run, run.life, within)
             return
         if run.examination is not None:
             run.examination.cancel()
@@ -364,7 +366,7 @@ class LocalProvider:
                 continue
             run.stopping = True
             if run.engine is None:
-                await self._give_up(run, run.life)
+                await self._give_up(run, run.life, CALLED_OFF_WITHIN)
             else:
                 if run.examination is not None:
                     run.examination.cancel()
@@ -372,10 +374,14 @@ class LocalProvider:
                 await ended(run.life, guard.ORPHAN_STOP_COMMAND + CONFIRM_WITHIN)
 
     @staticmethod
-    async def _give_up(run: Run, life: "asyncio.Task[None]") -> None:
+    async def _give_up(run: Run, life: "asyncio.Task[None]", within: float) -> None:
         """End a start that has no engine yet."""
         life.cancel()
-        await asyncio.wait({life})
+        if not await ended(life, max(within, CALLED_OFF_WITHIN)):
+            # It waits for the end of a download that was killed, and hangs in a volume that does not answer.
+            log.warning("What prepares engine %s does not end; it is left behind.", run.cookie)
+            life.cancel()
+            await ended(life, CALLED_OFF_WITHIN)
         # A task that is cancelled before its first step runs none of its lines, its clean-up included.
         remove(run.folder)
         run.feed.tell(Gone(STOPPED))
@@ -485,9 +491,11 @@ class LocalProvider:
                 if not engine.exited.done():
                     engine.stop(ILL_GRACE)
                 await asyncio.shield(engine.gone)
-            except BaseException:
+            except BaseException as error:
                 # Cut off or broken: the guard ends the engine as it does when the whole gateway dies.
                 engine.hang_up()
+                if isinstance(error, Exception):
+                    await asyncio.shield(engine.gone)  # the next start is not to meet it
                 raise
         return await self._doubt(run, engine, model, gone)
 

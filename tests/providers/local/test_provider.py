@@ -427,6 +427,36 @@ async def test_what_cannot_run_here_is_not_started_and_says_why(local: Local) ->
 # --- The ways down ---
 
 
+async def test_what_breaks_our_own_part_ends_the_engine_before_it_is_told(local: Local) -> None:
+    class Broken(Warmup):
+        def bodies(self, model: str | None) -> Any:
+            raise RuntimeError("a fault of ours")
+
+    provider = local.provider(local.command(), warmup=Broken())
+    _, watcher = await local.start(provider)
+    assert "the gateway's log says why" in (await watcher.gone()).reason
+    assert local.left() == []
+
+
+async def test_what_hangs_before_there_is_an_engine_is_left_behind(local: Local, caplog: Any) -> None:
+    """A download that was killed, on a volume that does not answer: it is never seen to end."""
+    begun = asyncio.Event()
+
+    async def hangs(tell: Callable[[Loading], None]) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.Event().wait()
+
+    provider = local.provider(local.command(), resolve=hangs)
+    instance, watcher = await local.start(provider)
+    await begun.wait()
+    await provider.stop(instance, within=0)
+    assert (await watcher.gone()).reason == "The engine was stopped."
+    assert "left behind" in caplog.text and await provider.list() == []
+
+
 async def test_a_crash_while_loading_is_told_with_the_last_lines(local: Local) -> None:
     _, _, watcher = await local.run("--crash", "loading", "--code", "3", "--load", "5")
     gone = await watcher.gone()
