@@ -401,7 +401,7 @@ class Door:
         slot is taken until then. Where the gateway ends it (a drain, MAX_REQUEST_SECONDS) the engine hears of that: its
         caller is still there, and is told something else."""
         reply.goes_on = True
-        work = asyncio.ensure_future(self._upstream(ticket).pipe(call, reply))
+        work = asyncio.ensure_future(self._pipe_on(ticket, call, reply, visit))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -414,6 +414,15 @@ class Door:
             work.add_done_callback(self._unheard.discard)
             work.add_done_callback(partial(_heard_by_nobody, body))
             ticket.goes_on_without_its_caller(work)
+            raise
+
+    async def _pipe_on(self, ticket: Ticket, call: Call, reply: Reply, visit: Visit) -> None:
+        """As `pipe`, whoever listens."""
+        try:
+            await self._upstream(ticket).pipe(call, reply)
+        except Refused as refused:
+            if visit.unheard is not None and refused.refusal.code == "backend_lost":
+                await asyncio.sleep(END_IS_TOLD)  # as in `_deliver`, which is over
             raise
 
     def _upstream(self, ticket: Ticket) -> Upstream:

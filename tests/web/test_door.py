@@ -592,6 +592,29 @@ async def test_an_engine_that_is_spared_a_leaving_finishes_and_keeps_its_slot_un
         assert status_of(await h.raw(h.request(CHAT))) == 200
 
 
+async def test_the_next_in_line_is_not_sent_to_one_that_dies_in_an_answer_unheard() -> None:
+    die = asyncio.Event()
+
+    async def dies(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await die.wait()
+        asyncio.get_running_loop().call_later(0.04, h.provider.tell, Gone("The engine was killed by signal 9."))
+        h.provider.ready_at_once = False
+
+    async with house(script=dies, slots=1, cancels=False) as h:
+        first = asyncio.create_task(h.raw(h.request(CHAT)))
+        await h.until(lambda: h.engine.received)
+        second = asyncio.create_task(h.raw(h.request(CHAT)))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        first.cancel()
+        await h.until(lambda: h.visits)
+        h.engine.script = answer({"ok": 1})
+        die.set()
+        await h.until(lambda: h.provider.starts == 2)
+        assert len(h.engine.received) == 1
+        h.provider.tell(Ready())
+        assert status_of(await second) == 200
+
+
 async def test_at_the_end_of_a_drain_an_unheard_answer_is_cut_too() -> None:
     async with house(cancels=False, script=silent, drain_timeout=0.6) as h:
         caller = asyncio.create_task(h.raw(h.request(CHAT)))
