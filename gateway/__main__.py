@@ -4,6 +4,7 @@ Until the gateway listens nobody has an answer, so what imports do besides defin
 """
 
 import gc
+import signal
 import sys
 
 
@@ -14,6 +15,10 @@ def main() -> int:
 
         gc.enable()
         return command_line()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # Ctrl-C while it imports ends it, as TERM does: without a traceback
     from gateway.process import main as gateway
 
     return gateway()

@@ -17,8 +17,10 @@ import signal
 import ssl
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +36,12 @@ from gateway.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+
+
+THREADS = "waits"
+"""What the threads that wait for volumes and drivers are called."""
+LEFT_BEHIND_AFTER = 2.0
+"""Seconds that they have to end, once all else has."""
 
 
 def make_boot(environ: Mapping[str, str]) -> Boot:
@@ -164,15 +172,36 @@ def main() -> int:
     console.install(logs)
     for warning in settings.warnings:
         say(f"warning: {warning}", "warning", always=True)
+    code, over = 0, True
+    problems: tuple[str, ...] = ()
+    pool = ThreadPoolExecutor(thread_name_prefix=THREADS)
+    runner = asyncio.Runner(loop_factory=loop_factory)
     try:
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            return runner.run(serve(settings, around, boot, logs, redact))
+        runner.get_loop().set_default_executor(pool)
+        code = runner.run(serve(settings, around, boot, logs, redact))
     except CannotStart as error:
-        problem = str(error)
+        problems = (str(error),)
     finally:
+        if over := are_over(pool):
+            runner.close()
         console.uninstall()
         logs.close()
-    return give_up((problem,))
+    if problems:
+        code = give_up(problems)
+    if not over:
+        sys.stdout.flush()
+        os._exit(code)  # Python itself would wait for them, and a volume that is gone does not come back
+    return code
+
+
+def are_over(pool: ThreadPoolExecutor, patience: float = LEFT_BEHIND_AFTER) -> bool:
+    """Whether its threads have ended, now that nobody wants anything of them."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    deadline = time.monotonic() + patience
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(THREADS)]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
 
 
 def give_up(problems: Iterable[str]) -> int:

@@ -92,3 +92,21 @@ def test_contexts_that_are_made_afterwards_read_certificates_as_ever() -> None:
     with pytest.raises(RuntimeError), no_certificates():
         raise RuntimeError
     assert dict(vars(ssl.SSLContext)) == dict(before)
+
+
+IMPORTING = """
+import signal, sys, types
+sys.modules["gateway.process"] = types.SimpleNamespace(main=lambda: print(int(signal.getsignal(signal.SIGINT))))
+from gateway.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("before, then", [("SIG_DFL", 0), ("SIG_IGN", 1)])
+def test_ctrl_c_while_it_imports_ends_it_without_a_traceback(before: str, then: int) -> None:
+    """One that is ignored, as of a job in a shell's background, stays ignored."""
+    command = f"import signal; signal.signal(signal.SIGINT, signal.{before})\nimport os, sys\n"
+    command += "os.execv(sys.executable, [sys.executable, '-P', '-c', os.environ['THEN']])"
+    environ = {"PYTHONPATH": str(ROOT), "THEN": IMPORTING}
+    done = subprocess.run([sys.executable, "-c", command], env=environ, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str(then), done.stderr

@@ -5,16 +5,19 @@ import re
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gateway.assembly import Ahead, Boot, CannotStart, go_ahead, make_ahead
 from gateway.config import Settings
-from gateway.process import give_up, make_boot
+from gateway.process import THREADS, are_over, give_up, make_boot
 from gateway.providers.base import Intent
 from gateway.providers.local.provider import LocalProvider
 from gateway.surroundings import Surroundings
+from tests.support.worker import KEY, free_port, wait_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -106,3 +109,49 @@ def test_the_engine_does_not_wait_for_the_web_server_to_be_imported() -> None:
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-P", "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- The end ---
+
+
+def test_threads_that_have_ended_are_over_and_one_that_hangs_is_not_waited_for() -> None:
+    idle, hanging = (ThreadPoolExecutor(thread_name_prefix=THREADS) for _ in range(2))
+    idle.submit(int).result()
+    assert are_over(idle)
+    let_go = threading.Event()
+    hanging.submit(let_go.wait)
+    try:
+        assert not are_over(hanging, patience=0.01)
+    finally:
+        let_go.set()
+    assert are_over(hanging)
+
+
+def test_a_gateway_whose_volume_does_not_answer_ends_all_the_same(tmp_path: Path) -> None:
+    """A model's file that blocks whoever opens it stands for the volume."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    os.mkfifo(tmp_path / "model" / "config.json")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOST": "127.0.0.1",
+        "PORT": str(free_port()),
+        "PORT_HEALTH": str(free_port()),
+        "DATA_DIR": str(tmp_path / "data"),
+        "API_KEY": KEY,
+        "MODEL": str(tmp_path / "model"),
+        "ENGINE_COMMAND": "engine --socket {socket}",
+        "WAKEGATE_RUN_DIR": str(tmp_path),
+    }
+    console = tmp_path / "console.txt"
+    with console.open("wb") as out:
+        process = subprocess.Popen([sys.executable, "-P", "-m", "gateway"], cwd=tmp_path, env=environ, stdout=out)
+    try:
+        wait_for(lambda: "looking at the model" in console.read_text() or process.poll() is not None, 30, "a start")
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert console.read_text().endswith("[gateway] ended\n")
