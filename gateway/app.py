@@ -114,7 +114,14 @@ class Gateway:
             settings, gather=self.provider.profile.cuts_silence, on_repair=self.metrics.surrogates.inc
         )
         self._upstreams = Upstreams(lambda endpoint: Upstream(endpoint, self._upstream_limits()))
-        self.fallback = assembly.make_fallback(settings, boot, self.conductor, self.metrics, self._upstream_limits())
+        self.fallback = assembly.make_fallback(
+            settings,
+            boot,
+            self.conductor,
+            self.metrics,
+            self._upstream_limits(),
+            behind_edge=around.behind_edge,
+        )
         self._gate = self._make_gate()
         self._scrape = Scrape(self.conductor, self._upstreams, self.metrics)
         self._door = self._make_door()

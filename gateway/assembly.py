@@ -159,7 +159,13 @@ def make_quotas(settings: Settings, boot: Boot, *, now: float) -> "Quotas":
 
 
 def make_fallback(
-    settings: Settings, boot: Boot, conductor: "Conductor", metrics: "Metrics", limits: "Limits"
+    settings: Settings,
+    boot: Boot,
+    conductor: "Conductor",
+    metrics: "Metrics",
+    limits: "Limits",
+    *,
+    behind_edge: bool,
 ) -> "Fallback | None":
     """Who else may answer; None where the operator wants nobody."""
     if not settings.has_fallback or settings.fallback_url is None or settings.fallback_model is None:
@@ -193,7 +199,7 @@ def make_fallback(
         rules=rules,
         conductor=conductor,
         purse=purse,
-        limits=limits_for(limits),
+        limits=limits_for(limits, behind_edge=behind_edge),
         most_bytes=settings.max_queue_bytes,
         wake_after=WakeAfter(Often(*settings.wake_after)) if settings.wake_after is not None else None,
         on_answered=count,

@@ -187,7 +187,7 @@ async def fallback_of(folder: Path, **given: object) -> tuple[Fallback | None, M
         Admission(AdmissionLimits(concurrency=1, max_queue_size=1, max_queue_bytes=1, queue_timeout=1)),
         limits=ConductorLimits(stop_within=1, drain_reserve=1),
     )
-    return make_fallback(settings(folder, **given), boot, conductor, metrics, limits), metrics
+    return make_fallback(settings(folder, **given), boot, conductor, metrics, limits, behind_edge=False), metrics
 
 
 async def test_nobody_else_answers_unless_the_operator_says_so(tmp_path: Path) -> None:

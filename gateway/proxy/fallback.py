@@ -34,8 +34,10 @@ FORBIDS: Final = "X-Wakegate-Fallback"
 SERVED_BY: Final = ("X-Wakegate-Served-By", "fallback")
 FIRST_BYTE: Final = 30.0
 """Seconds until a stream begins. A caller hears nothing meanwhile, and could be held instead."""
-ANSWER: Final = 300.0
-"""Seconds for an answer that does not stream."""
+ANSWER: Final = 280.0
+"""Seconds for an answer that does not stream. Node's fetch gives up at 300; until then the caller can still be held."""
+ANSWER_BEHIND_EDGE: Final = 85.0
+"""The same where an edge in front cuts silent answers: its caller must be told to come back before that."""
 CONNECT: Final = 5.0
 _FAULT_OF_ITS_REQUEST: Final = frozenset({400, 413, 415, 422})
 """Statuses that say nothing of the fallback: another request may go well. Ours may serve this one, too."""
@@ -396,12 +398,12 @@ def _seconds(retry_after: str | None) -> float:
         return 0.0
 
 
-def limits_for(limits: Limits) -> Limits:
+def limits_for(limits: Limits, *, behind_edge: bool = False) -> Limits:
     """The same patience as with an engine, but no more than makes sense while a caller could be held."""
     return Limits(
         connect=min(limits.connect, CONNECT),
         first_byte=min(limits.first_byte, FIRST_BYTE),
-        answer=min(limits.answer, ANSWER),
+        answer=min(limits.answer, ANSWER_BEHIND_EDGE if behind_edge else ANSWER),
         gap=limits.gap,
         heartbeat=limits.heartbeat,
         size=limits.size,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from gateway.policy.lifecycle.states import State
 from gateway.policy.purse import Prices
 from gateway.policy.spending import Spending
 from gateway.providers.base import Gone, Ready
-from gateway.proxy.fallback import said_in
+from gateway.proxy.fallback import limits_for, said_in
 from gateway.proxy.outgoing import Outgoing
 from gateway.proxy.purse import KeptPurse, Purse, Reserved
 from gateway.proxy.upstream import Limits
@@ -308,6 +309,14 @@ async def test_the_log_does_not_speak_of_the_middle_of_an_answer_that_never_bega
         (line,) = h.said
         assert line.endswith("held meanwhile: it sent an error, or nothing, where its answer should be.")
         held.cancel()
+
+
+def test_a_fallback_that_hangs_is_left_before_the_edge_in_front_gives_its_caller_up() -> None:
+    """Without a stream nothing can be said meanwhile: RunPod's proxy cuts after 100 s, Node's fetch after 300."""
+    patient = Limits(connect=10, first_byte=900, answer=3600, gap=600, heartbeat=15)
+    assert (limits_for(patient).answer, limits_for(patient, behind_edge=True).answer) == (280, 85)
+    assert limits_for(patient).first_byte == 30
+    assert limits_for(replace(patient, answer=20), behind_edge=True).answer == 20
 
 
 async def test_what_the_vendor_says_is_one_short_line() -> None:
