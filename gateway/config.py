@@ -901,8 +901,17 @@ def host_and_port(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
-DEV_PATHS = frozenset({"/collective_rpc", "/sleep", "/wake_up", "/is_sleeping", "/release_kv_cache_memory"})
-"""vLLM's development routes that its sleep is ordered by: whoever reaches them can do anything with it."""
+DEV_PATHS = frozenset(
+    {
+        "/sleep", "/wake_up", "/is_sleeping", "/release_kv_cache_memory", "/collective_rpc", "/server_info",
+        "/pause", "/resume", "/is_paused", "/abort_requests", "/get_world_size",
+        "/init_weight_transfer_engine", "/shutdown_weight_transfer_engine", "/start_weight_update",
+        "/start_draft_weight_update", "/update_weights", "/finish_weight_update", "/update_weight_version",
+        "/weight_info", "/weight_checker",
+    }
+)  # fmt: skip
+"""vLLM's development routes, which come with those that its sleep is ordered by (0.32): whoever reaches them can do
+anything with it, or make it hang. Not here: those that only empty a cache, `/reset_prefix_cache` and the like."""
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:

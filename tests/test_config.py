@@ -554,6 +554,17 @@ CONTRADICTIONS = [
 ]
 
 
+def test_every_route_that_vllm_has_for_our_sake_only_is_known() -> None:
+    """As a real one listed them, started with and without those by which it is put to sleep."""
+
+    def routes(recording: str) -> set[str]:
+        text = (ROOT / "tests/providers/local/logs" / recording).read_text()
+        return set(re.findall(r"Route: (\S+), ", text))
+
+    added = routes("vllm-asleep-level-1.txt") - routes("vllm-good-eager.txt")
+    assert {route for route in added if not route.startswith("/reset_")} == config.DEV_PATHS
+
+
 @pytest.mark.parametrize(("environ", "line"), CONTRADICTIONS)
 def test_settings_that_do_not_fit_together_are_refused(environ: dict[str, str], line: str) -> None:
     (said,) = problems(environ)

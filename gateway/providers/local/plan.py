@@ -233,6 +233,10 @@ def _vllm(draft: _Draft) -> Plan:
         draft.choose("GPUs", "none that NVIDIA's library knows of", "all is left to vLLM")
         return draft.done()
     draft.choose("GPUs", described(gpus), f"for {human(draft.model.size)} of weights", "MODEL")
+    if draft.has("--config"):
+        # What is passed behind it wins over what the file says, and nobody has read the file here.
+        draft.choose("all else", "as the file says that --config names", "and where it says nothing, as vLLM chooses")
+        return draft.done()
     if refusal := _format_refused(draft):
         return draft.done(refusal)
     _number_format(draft)

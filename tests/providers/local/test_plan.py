@@ -199,6 +199,14 @@ def test_where_layers_are_divided_by_hand_nothing_is_chosen():
     assert (dict(made.changes), made.refusal) == ({}, "")
 
 
+@pytest.mark.parametrize("card", ["L4", "T4"])
+def test_where_a_file_of_vllms_own_settings_is_named_nothing_is_chosen(card):
+    """What stands behind it on the command line would win over what somebody wrote into it."""
+    made = on(card, spec=EngineSpec(engine_args=("--config", "vllm.yaml")))("Llama-3.1-70B")
+    assert (dict(made.changes), made.refusal) == ({}, "")
+    assert "--config" in told(made, "all else").value
+
+
 # --- vLLM: context, share, requests ----------------------------------------------------------------------------------
 
 
