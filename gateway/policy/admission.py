@@ -124,8 +124,8 @@ class Admission:
 
         `slots`: how many answers it asks for at once (`n`); one that asks for more than there are gets all of them,
         alone. Nobody overtakes the first in line, however much it needs. `since`: when it first came, for one that was
-        told to come back: it stands before all who came later, and a full line does not send it away. Raises ValueError
-        for an id that is in line or running: ids are for one request.
+        told to come back: it stands before all who came later, and what is full for others is half full for it. Raises
+        ValueError for an id that is in line or running: ids are for one request.
         """
         if request in self._running or request in self._line:
             raise ValueError(f"request {request} is here already: {self!r}")
@@ -238,7 +238,7 @@ class Admission:
         limits = self._limits
         wait = self.estimated_wait(len(self._line) + 1)
         retry_after = RETRY_UNKNOWN if wait is None else min(max(wait, 1.0), float(RETRY_AFTER_MAX))
-        if len(self._line) >= limits.max_queue_size and not has_place:
+        if len(self._line) >= limits.max_queue_size * (2 if has_place else 1):
             return Full(f"{len(self._line)} requests wait already; come back later.", retry_after)
         if self._bytes + size_bytes > limits.max_queue_bytes:
             return Full("The requests that wait already hold as much memory as they may; come back later.", retry_after)

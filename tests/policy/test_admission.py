@@ -425,8 +425,9 @@ def test_a_full_line_sends_nobody_away_who_has_a_place_but_bytes_count_for_all()
     admission = Admission(Limits(concurrency=1, max_queue_size=1, max_queue_bytes=10))
     offer(admission, "a", now=1)
     assert isinstance(offer(admission, "b", now=2), Full)
-    assert come_back(admission, "c", since=0) == Queued(2)
     assert isinstance(come_back(admission, "d", since=0, size=100), Full)
+    assert come_back(admission, "c", since=0) == Queued(2)
+    assert isinstance(come_back(admission, "e", since=0), Full), "but twice as many are the end"
 
 
 def test_the_time_in_line_counts_from_when_it_came_first() -> None:
