@@ -274,7 +274,9 @@ class Settings(BaseModel):
         "*reject* it at once, with `Retry-After`, while the start goes on, or let the *fallback* answer it meanwhile.",
     )
     hold_grace: Wait = _waiting(
-        10.0, "How long a streaming caller waits for a plain status before the stream is opened and held by comments."
+        10.0,
+        "How long a streaming caller waits for a plain status before the stream is opened and held by comments; "
+        "never longer than `HEARTBEAT_INTERVAL`.",
     )
     hold_max: Annotated[float | None, kinds.SPAN_OR_AUTO] = _waiting(
         None,
