@@ -10,7 +10,8 @@ far it is, by its output and by what `measures` sees of it from outside · `llam
 llama-cpp-python.
 
 `planner` says before the start what it is told about this machine, which `plan` (pure) decides by the model's `shape`
-(pure), what its `cache` (pure) takes, the GPUs and the memory that is free (`free_memory`).
+(pure), what its `cache` (pure) takes, the GPUs and the memory that is free (`free_memory`). `weights` are the model's
+files, for all who measure them.
 
 `models` finds and fetches what MODEL means: `model_names` (pure) reads the text, `model_files` and `gguf_header` what
 lies on the disk, `hub_cache` the caches there, `hub_download` asks the Hub by way of its child program `hub`, `proof`

@@ -20,8 +20,8 @@ from threading import Event, Thread
 from gateway import gpus
 from gateway.gpus import GpusSeen
 from gateway.providers.local import guard
-from gateway.providers.local.model_names import shards_of
 from gateway.providers.local.progress import Measured
+from gateway.providers.local.weights import weights_of
 
 EVERY = 0.5
 """Seconds between two looks, at least."""
@@ -29,8 +29,6 @@ SHARE = 10
 """A look that took a second is followed by ten of rest: measuring a large model must not slow it down."""
 WARM = 0.9
 """The share of a model that was in the page cache before; from there on the cache says nothing of this start."""
-WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt")
-"""Of a folder the first kind that it has: several are the same weights again."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PIECE, PIECES = 256 << 10, 1024
 """Bytes that are asked for at once, and how many of them: of a model that has more, as many are asked for, evenly
@@ -138,18 +136,6 @@ class Measures:
         since = max(0, taken - self._taken_before)
         self._note(lambda seen: replace(seen, gpu=since))
         return True
-
-
-def weights_of(model: Path) -> tuple[Path, ...]:
-    """The files that the weights of a model are in: all parts of a split GGUF, what a folder has of the usual kinds.
-    Blocks; empty where it cannot be seen."""
-    try:
-        if not model.is_dir():
-            return tuple(part for name in shards_of(model.name) if (part := model.with_name(name)).is_file())
-        found = (tuple(sorted(model.glob(kind))) for kind in WEIGHTS)
-        return next((files for files in found if files), ())
-    except OSError:
-        return ()
 
 
 # --- The page cache ----------------------------------------------------------------------------------------------

@@ -49,10 +49,6 @@ class Model:
     shape: Shape = field(default=UNREAD, compare=False)
     """Its layers, and what they keep: what a plan of the start goes by."""
 
-    @property
-    def served_name(self) -> str:
-        return self.name
-
 
 def human(size: int) -> str:
     """`4.9 GiB`: sizes as sentences say them."""

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway.providers.local.free_memory import free_memory
-from gateway.providers.local.measures import WARM, resident, weights_of
+from gateway.providers.local.measures import WARM, resident
+from gateway.providers.local.weights import weights_of
 
 WINDOW = 32 << 20
 """Bytes that are asked for before the end of the window before is waited for: two of them are under way."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from gateway import gpus
 from gateway.gpus import GpusSeen, Question, visible
 from gateway.providers.local.free_memory import free_memory
-from gateway.providers.local.model_names import shards_of
 from gateway.providers.local.reasons import Memory
+from gateway.providers.local.weights import size_of
 
 PATIENCE = 2.0
 """Seconds that the GPU's driver has for its answer. Those who wait for the reason wait for it too."""
@@ -28,7 +28,7 @@ def room_for_context(
 ) -> int | None:
     """Bytes; None where nobody knows. `devices` is the engine's CUDA_VISIBLE_DEVICES. Blocking, up to `patience`."""
     free = memory() if where == "main" else _free_of_gpu(look, devices, patience)
-    return None if free is None else max(0, free - (weight(model) if model is not None else 0))
+    return None if free is None else max(0, free - (size_of(model) if model is not None else 0))
 
 
 def _free_of_gpu(look: Callable[[], GpusSeen], devices: str | None, patience: float) -> int | None:
@@ -38,13 +38,3 @@ def _free_of_gpu(look: Callable[[], GpusSeen], devices: str | None, patience: fl
         return None  # a driver that hangs: the thread that asks it is left behind
     left = visible(seen.gpus, devices)
     return left[0].free if len(left) == 1 else None
-
-
-def weight(model: Path) -> int:
-    """Bytes of the model's weights. Blocking."""
-    try:
-        if model.is_dir():
-            return sum(file.stat().st_size for file in model.glob("*.safetensors"))
-        return sum(model.with_name(name).stat().st_size for name in shards_of(model.name))
-    except OSError:
-        return 0  # gone meanwhile; then the number is a little too high

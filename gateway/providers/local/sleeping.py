@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.providers.base import Asleep, Endpoint, Loading, News, ProviderError, Ready
+from gateway.providers.local.weights import size_of
 from gateway.providers.probe import look, private_session, settle
 
 if TYPE_CHECKING:
@@ -64,17 +65,6 @@ def level(weights: int, free: int | None, *, insists: bool, held: bool) -> int |
     if held or (free is not None and weights and free >= ROUNDED_UP * weights + SPARE):
         return 1
     return 2 if insists else None
-
-
-def weights_of(model: Path) -> int:
-    """Bytes of weights of a model on disk. What an engine makes of them in its memory is seldom more."""
-    if model.is_file():
-        return model.stat().st_size
-    files = [file for file in model.iterdir() if file.is_file()]
-    for suffixes in ((".safetensors",), (".bin", ".pt", ".pth", ".gguf")):
-        if found := [file.stat().st_size for file in files if file.suffix in suffixes]:
-            return sum(found)
-    return 0
 
 
 class Sleeper:
@@ -178,10 +168,7 @@ class Sleeper:
     # --- What it is asked ---
 
     def _sizes(self) -> tuple[int, int | None]:
-        try:
-            return weights_of(self._model), self._free()
-        except OSError:
-            return 0, None  # the model's files are gone: it serves all the same
+        return size_of(self._model), self._free()
 
     async def _is_asleep(self) -> bool | None:
         session = private_session(self._endpoint.socket)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.gpus import Gpu, GpusSeen
-from gateway.providers.local.measures import Gauge, Measures, read_by, read_by_session, resident, weights_of
+from gateway.providers.local.measures import Gauge, Measures, read_by, read_by_session, resident
 from tests.support.engines import wait_until
 
 GIB = 1 << 30
@@ -104,22 +104,6 @@ def test_of_somebody_elses_file_the_kernel_tells_nothing() -> None:
         assert resident(passwd) is None
     finally:
         os.seteuid(0)
-
-
-# --- Files of a model
-
-
-def test_the_weights_of_a_model_are_all_its_parts(tmp_path: Path) -> None:
-    for name in ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "other.gguf"):
-        (tmp_path / name).write_bytes(b"GGUF")
-    found = weights_of(tmp_path / "m-00001-of-00002.gguf")
-    assert [path.name for path in found] == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
-    folder = tmp_path / "hf"
-    folder.mkdir()
-    for name in ("model-1.safetensors", "model-2.safetensors", "pytorch_model.bin", "config.json"):
-        (folder / name).write_bytes(b"")
-    assert [path.name for path in weights_of(folder)] == ["model-1.safetensors", "model-2.safetensors"]
-    assert weights_of(tmp_path / "nothing") == ()
 
 
 # --- What processes read

@@ -34,7 +34,7 @@ def test_a_whole_gguf_says_what_others_need(tmp_path):
     put(tmp_path, {"Tiny-Q8_0.gguf": WHOLE})
     model = inspect_path(tmp_path / "Tiny-Q8_0.gguf", wants="gguf")
     assert model.path == tmp_path / "Tiny-Q8_0.gguf"
-    assert (model.format, model.size, model.served_name) == ("gguf", len(WHOLE), "Tiny-Q8_0")
+    assert (model.format, model.size, model.name) == ("gguf", len(WHOLE), "Tiny-Q8_0")
     assert (model.context_length, model.architecture) == (128, "llama")
     assert (model.chat_template, model.embedding) == (True, False)
 
@@ -145,7 +145,7 @@ def test_a_renamed_shard_is_told_what_it_must_be_called(tmp_path):
 def test_a_safetensors_folder_says_what_others_need(tmp_path):
     folder = put(tmp_path / "Some-Model", transformers_files())
     model = inspect_path(folder, wants="safetensors")
-    assert (model.path, model.format, model.served_name) == (folder, "safetensors", "Some-Model")
+    assert (model.path, model.format, model.name) == (folder, "safetensors", "Some-Model")
     assert (model.context_length, model.architecture, model.chat_template) == (4096, "LlamaForCausalLM", True)
     assert model.size == sum(len(c) for n, c in transformers_files().items() if n.endswith(".safetensors"))
 

@@ -85,7 +85,7 @@ async def test_a_name_means_a_file_or_folder_under_the_models_folder(ask, places
     (places.models_dir / "org/Other").mkdir(parents=True)
     (places.models_dir / "org/Other/a-Q8_0.gguf").write_bytes(WHOLE)
     assert (await ask("Tiny.gguf")).path == places.models_dir / "Tiny.gguf"
-    assert (await ask("org/Other:Q8_0")).served_name == "a-Q8_0"
+    assert (await ask("org/Other:Q8_0")).name == "a-Q8_0"
 
 
 async def test_something_on_the_disk_wins_over_the_hub_and_asks_it_nothing(ask, hub, places):
@@ -118,7 +118,7 @@ async def test_the_hubs_caches_are_looked_into_first_and_no_network_is_needed(as
     put_in_cache(places.hub_caches[0], REPO, {"sub/Tiny-Q4_K_M.gguf": WHOLE, "Tiny-Q8_0.gguf": WHOLE})
     model = await ask(REPO)
     assert model.path.name == "Tiny-Q4_K_M.gguf"
-    assert (model.served_name, model.revision) == (REPO, "c" * 40)
+    assert (model.name, model.revision) == (REPO, "c" * 40)
     assert (await ask(f"{REPO}:Q8_0@main")).path.name == "Tiny-Q8_0.gguf"
     assert hub.seen == []
 
@@ -151,7 +151,7 @@ async def test_a_download_lands_on_the_volume_and_is_found_there_the_next_time(a
     model = await ask(REPO)
     assert model.path.read_bytes() == BIG
     assert places.own_cache in model.path.parents
-    assert (model.revision, model.served_name) == (COMMIT, REPO)
+    assert (model.revision, model.name) == (COMMIT, REPO)
     assert [s.path for s in hub.downloads()] == [f"/cdn/{REPO}/Tiny-Q4_K_M.gguf"]
     assert (ask.progress[-1].done, ask.progress[-1].total) == (len(BIG), len(BIG))
     hub.seen.clear()

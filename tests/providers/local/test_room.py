@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.gpus import Gpu, GpusSeen
-from gateway.providers.local.room import room_for_context, weight
+from gateway.providers.local.room import room_for_context
 
 GPU = Gpu("NVIDIA L4", memory=22 << 30, free=21 << 30, uuid="GPU-1")
 OTHER = Gpu("NVIDIA L4", memory=22 << 30, free=20 << 30, uuid="GPU-2")
@@ -59,11 +59,3 @@ def test_a_driver_that_breaks_says_nothing(model: Path) -> None:
         raise OSError("no such device")
 
     assert room_for_context("gpu", model, devices=None, look=look) is None
-
-
-def test_the_weights_are_all_parts_of_a_gguf_and_of_a_folder_its_safetensors(tmp_path: Path) -> None:
-    for name, size in (("m-00001-of-00002.gguf", 3), ("m-00002-of-00002.gguf", 4), ("a.safetensors", 5), ("b.bin", 6)):
-        (tmp_path / name).write_bytes(bytes(size))
-    assert weight(tmp_path / "m-00001-of-00002.gguf") == 7
-    assert weight(tmp_path) == 5
-    assert weight(tmp_path / "gone.gguf") == 0

@@ -14,7 +14,7 @@ import pytest
 from gateway.providers.base import Asleep, Endpoint, Instance, Intent, Loading, ProviderError, Ready
 from gateway.providers.local.commands import EngineSpec, IdleAction, Installed
 from gateway.providers.local.provider import LocalProvider
-from gateway.providers.local.sleeping import SPARE, Sleeper, level, weights_of
+from gateway.providers.local.sleeping import SPARE, Sleeper, level
 from gateway.providers.probe import private_session, settle
 from tests.support.engines import ListJournal, Watcher, ask, soon, text_of, with_cookie
 from tests.support.real_house import OnDisk
@@ -43,14 +43,6 @@ class TestHowDeep:
 
     def test_weights_that_nobody_knows_of_find_no_room(self) -> None:
         assert level(0, 1 << 50, insists=False, held=False) is None
-
-    def test_weights_are_the_files_that_vllm_reads(self, tmp_path: Path) -> None:
-        for name, size in (("a.safetensors", 5), ("b.safetensors", 7), ("old.bin", 100), ("config.json", 1000)):
-            (tmp_path / name).write_bytes(b"x" * size)
-        (tmp_path / "original").mkdir()
-        (tmp_path / "original" / "c.safetensors").write_bytes(b"x" * 100)
-        assert weights_of(tmp_path) == 12
-        assert weights_of(tmp_path / "old.bin") == 100
 
 
 @dataclass
