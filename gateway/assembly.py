@@ -504,7 +504,12 @@ def _warmup(settings: Settings) -> "Warmup | None":
         return None
     from gateway.providers.local.warmup import Warmup
 
-    return Warmup(settings.warmup if isinstance(settings.warmup, Path) else None)
+    path = settings.warmup if isinstance(settings.warmup, Path) else None
+    if path is not None and not path.is_file():
+        raise CannotStart(
+            f"WARMUP: {path} is neither on, off nor a file that is there; it holds a prompt to begin with."
+        )
+    return Warmup(path)
 
 
 def places_of(settings: Settings) -> "Places":

@@ -65,7 +65,11 @@ CATALOGUE: dict[str, Kind] = {
     "draining": Kind(503, SERVER, True, "This gateway is shutting down.", retry_after=10),
     "start_failed": Kind(503, SERVER, False, "The engine does not start; the message says why."),
     "start_timeout": Kind(
-        503, SERVER, True, "The engine made no progress for START_TIMEOUT, or took longer than START_MAX."
+        503,
+        SERVER,
+        True,
+        "The engine made no progress for START_TIMEOUT, or took longer than START_MAX.",
+        retry_after=30,
     ),
     "overloaded": Kind(503, SERVER, True, "MAX_CONNECTIONS are open already.", close=True),
 }

@@ -56,6 +56,13 @@ def name_of(access: Access, key: str) -> str:
     return found.name if found is not None else ""
 
 
+def test_a_warm_up_that_is_neither_a_word_nor_a_file_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    boot = Boot("nonce", tmp_path, None)
+    given = settings(tmp_path, model="org/name", warmup=Path("sometimes"))
+    with pytest.raises(CannotStart, match="WARMUP: sometimes is neither on, off nor a file that is there"):
+        make_provider(given, HOME, boot)
+
+
 def test_the_key_that_was_set_is_the_only_one(tmp_path: Path) -> None:
     access = make_access(settings(tmp_path, api_key=KEY), HOME)
     assert name_of(access, KEY) == "api-key"

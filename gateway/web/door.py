@@ -515,7 +515,8 @@ class Door:
         snapshot = self._conductor.snapshot()
         if snapshot.state is State.READY:
             return "in line"
-        return "waking" if snapshot.progress is None else snapshot.progress.text()
+        said = "waking" if snapshot.progress is None else snapshot.progress.text()
+        return f"trying again: {said}" if snapshot.failures else said
 
     def _not_yet(self, ticket: Ticket, waited: float) -> Refused:
         """It can wait no longer. What is under way goes on without it."""

@@ -349,6 +349,19 @@ async def test_a_held_stream_hears_how_far_it_is_and_then_the_engine() -> None:
         assert got.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and got.count(b"HTTP/1.1") == 1
 
 
+async def test_a_held_stream_hears_that_it_is_tried_again() -> None:
+    """The next try begins at its own beginning: a bar that went back would be a riddle."""
+    async with house(ready_at_once=False, grace=0.05, heartbeat=0.05) as h:
+        reply = asyncio.create_task(h.raw(h.request(STREAMED), within=10))
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        h.provider.tell(Gone("It ended."))
+        await h.until(lambda: h.provider.starts == 2)
+        h.provider.tell(Loading("loading", 0.2))
+        await asyncio.sleep(0.3)
+        h.provider.tell(Ready())
+        assert re.search(rb": trying again: loading \d+%", await reply)
+
+
 async def test_a_stream_with_a_short_time_out_is_opened_and_kept_company_within_it() -> None:
     async with house(ready_at_once=False, grace=60, heartbeat=60) as h:
         reader, writer = await asyncio.open_connection("127.0.0.1", h.port)

@@ -54,8 +54,8 @@ AT_ONCE = float("-inf")
 """Due before any moment: a rule that follows without waiting for a deadline."""
 
 DRAINING = "This gateway is shutting down; another one, or this one in a moment, will answer."
-NO_PROGRESS = "The start made no progress for START_TIMEOUT and was stopped."
-TOO_LONG = "The start took longer than START_MAX and was stopped."
+NO_PROGRESS = "The start made no progress for START_TIMEOUT and was stopped; the engine's log says how far it came."
+TOO_LONG = "The start took longer than START_MAX and was stopped; the engine's log says how far it came."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,8 @@ class LifecycleSettings:
     """Without any progress."""
     start_max: float = 1800
     """In all, progress or not."""
-    rest_timeout: float = 60
-    """A rest that is not confirmed by then becomes a stop."""
+    rest_timeout: float = 150
+    """A rest that is not confirmed by then becomes a stop. Longer than a provider may take for it (120)."""
     stop_retry: float = 2
     """A stop that failed is ordered again after this, doubling up to `stop_retry_max`, for ever."""
     stop_retry_max: float = 60

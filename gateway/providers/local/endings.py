@@ -23,9 +23,9 @@ SHELLS_SIGNALS = {
 """As a shell, or `docker run`, passes on that what it ran was killed."""
 
 
-def not_started(number: int) -> Gone:
+def not_started(number: int, program: str) -> Gone:
     """The engine's program could not be run at all."""
-    detail = os.strerror(number)
+    detail = f"{program}: {os.strerror(number)}"
     if number == errno.ENOENT:
         return Gone(
             "The engine's program was not found: check ENGINE, ENGINE_COMMAND and PATH.", lasting=True, detail=detail

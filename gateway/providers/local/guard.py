@@ -676,6 +676,7 @@ class Guard:
         if not self.exited and time.monotonic() < self.end_at:
             try:
                 os.killpg(self.engine, signal.SIGTERM)
+                os.killpg(self.engine, signal.SIGCONT)  # one that was stopped would hear it only then
             except (ProcessLookupError, PermissionError):
                 pass  # ended this moment
 

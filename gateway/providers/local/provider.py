@@ -606,7 +606,7 @@ class LocalProvider:
 
         started = await asyncio.shield(engine.started)
         if started.error:
-            return not_started(started.error)
+            return not_started(started.error, self._command_line[0])
         run.feed.tell(Loading("booting"))
         session = private_session(run.instance.endpoint.socket)
         try:

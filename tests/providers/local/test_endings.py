@@ -88,7 +88,9 @@ def test_a_killed_guard_is_not_the_engines_fault() -> None:
     "number, lasting", [(errno.ENOENT, True), (errno.EACCES, True), (errno.ENOEXEC, True), (errno.ENOMEM, False)]
 )
 def test_only_what_a_retry_could_mend_is_retried(number: int, lasting: bool) -> None:
-    assert not_started(number).lasting is lasting
+    gone = not_started(number, "llama-sever")
+    assert gone.lasting is lasting
+    assert gone.detail.startswith("llama-sever: ") and "llama-sever" not in gone.reason
 
 
 # --- Killed for memory: the kernel counts ---

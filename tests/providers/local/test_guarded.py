@@ -65,6 +65,15 @@ async def test_a_stop_is_a_kill_once_its_grace_is_over(launch: Launcher) -> None
         assert await engine.gone is True
 
 
+async def test_an_engine_that_was_paused_hears_a_polite_stop_too(launch: Launcher) -> None:
+    engine = await launch.ready("--slow-term", "0.1")
+    os.kill((await engine.started).pid, signal.SIGSTOP)
+    engine.stop(60)
+    async with asyncio.timeout(SOON):
+        assert (await engine.exited).code == 0
+        assert await engine.gone is True
+
+
 async def test_a_second_stop_may_shorten_the_grace(launch: Launcher) -> None:
     """The second Ctrl-C."""
     engine = await launch.ready("--ignore-term")

@@ -507,7 +507,7 @@ async def test_a_program_that_is_not_there_is_a_lasting_failure(local: Local) ->
     provider = local.provider(EngineSpec(engine_command="no-such-engine {port}"))
     _, watcher = await local.start(provider)
     reason = "The engine's program was not found: check ENGINE, ENGINE_COMMAND and PATH."
-    assert await watcher.gone() == Gone(reason, lasting=True, detail="No such file or directory")
+    assert await watcher.gone() == Gone(reason, lasting=True, detail="no-such-engine: No such file or directory")
 
 
 async def test_a_model_that_is_not_there_is_told_before_any_engine_is_tried(local: Local) -> None:
