@@ -14,6 +14,6 @@ set_up_for_tests
 scripts/install_sdks.sh "$venv/bin/python" || exit 1
 if [ $# -eq 0 ]; then # all of them: side by side, the tests of one file in one process
   cores=$(nproc)
-  set -- --numprocesses "$((cores < 4 ? cores : 4))" --dist loadfile
+  set -- --numprocesses "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder # else slow files come last
 fi
 exec "$venv/bin/python" -m pytest "$@"
