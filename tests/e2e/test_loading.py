@@ -1,6 +1,7 @@
 """How far a start is, as it is seen on a terminal, in /health, the metrics and the log; and learned for the next."""
 
 import contextlib
+import http.client
 import json
 import os
 import pty
@@ -12,9 +13,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.engines import fake_engine
+from tests.support.llama import make_model
 from tests.support.model_bytes import gguf_bytes
-from tests.support.worker import ROOT, Worker, wait_for
+from tests.support.real_house import find_llama_server
+from tests.support.worker import KEY, ROOT, Worker, running, wait_for
 
 SLOW_DISK = ROOT / "tests" / "support" / "slow_disk.py"
 ROWS = 240_000
@@ -127,3 +132,35 @@ def test_a_models_way_from_the_disk_is_seen_in_bytes_and_its_end_foretold(tmp_pa
     assert re.search(r"^\S+ \[LOADING\] #+-+ \d+% .* MiB - loading weights", filed, re.MULTILINE)
     kept = json.loads((tmp_path / "data" / "state" / "starts.json").read_text())["starts"]
     assert len(kept) == 2 and "loading" in kept[1]["phases"]
+
+
+@pytest.mark.llama_server
+def test_who_waits_for_a_real_engine_hears_how_far_it_is_and_then_its_answer(tmp_path: Path) -> None:
+    """llama-server with 460 MB that come from a disk of 120 MB/s."""
+    binary = find_llama_server()
+    assert binary is not None, "make test-llama-server builds one"
+    model = make_model(tmp_path / "large.gguf", "--layers", "24", "--dim", "1024")
+    with model.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    words = [sys.executable, "-IS", str(SLOW_DISK), str(model), "120000000", binary, "--model", str(model)]
+    settings = {"ENGINE_COMMAND": f"{shlex.join(words)} --host {{socket}}", "MODEL": str(model)}
+    settings |= {"READ_AHEAD": "false", "HOLD_GRACE": "0.1s", "HEARTBEAT_INTERVAL": "1s"}
+    with running(tmp_path, **settings) as worker:
+        worker.until("starting")
+        caller = http.client.HTTPConnection("127.0.0.1", worker.port, timeout=120)
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 2}
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        caller.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        answer = caller.getresponse()
+        assert answer.status == 200, answer.read()
+        heard = answer.read().decode().splitlines()
+        caller.close()
+    waited = [line for line in heard if line.startswith(": ")]
+    told = [re.search(r"loading (\d+)% ([\d.]+)/([\d.]+) MiB", line) for line in waited]
+    ratios = [int(found[1]) for found in told if found]
+    amounts = [float(found[2]) for found in told if found]
+    assert len(ratios) >= 2 and ratios == sorted(ratios) and ratios[-1] < 100, waited
+    assert amounts == sorted(amounts) and amounts[-1] > 100, waited
+    assert heard.index(waited[-1]) < min(at for at, line in enumerate(heard) if line.startswith("data: {"))
+    assert "data: [DONE]" in heard
