@@ -41,18 +41,22 @@ class Gauge:
     """Looks again and again on a thread of its own, until it is closed or there is nothing to see."""
 
     def __init__(self, name: str, look: Callable[[], bool], *, every: float = EVERY) -> None:
-        """`look` says whether to go on. One that hung in an earlier start is waited for, not joined by another."""
+        """`look` says whether to go on. One of an earlier start that is still in its look is waited for, until this
+        one is closed: two would ask the same dead driver."""
         self._name = f"gauge: {name}"
         self._look = look
         self._every = every
         self._closed = Event()
-        if not any(thread.name == self._name for thread in threading.enumerate()):
-            Thread(target=self._run, name=self._name, daemon=True).start()
+        self._earlier = [thread for thread in threading.enumerate() if thread.name == self._name]
+        Thread(target=self._run, name=self._name, daemon=True).start()
 
     def __repr__(self) -> str:
         return f"<Gauge {self._name}{' closed' if self._closed.is_set() else ''}>"
 
     def _run(self) -> None:
+        for thread in self._earlier:
+            while thread.is_alive() and not self._closed.is_set():
+                thread.join(self._every)
         goes_on = True
         while goes_on and not self._closed.is_set():
             began = time.monotonic()

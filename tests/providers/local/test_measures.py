@@ -185,8 +185,14 @@ def test_a_driver_that_hangs_holds_up_nobody_and_is_not_asked_by_another_thread(
         wait_until(lambda: asked == [1] and first.seen.paged == MIB, "the files, all the same")
         first.close()
         wait_until(lambda: len(gauges()) == 1, "the end of the other")
+        second = measure(None, ask=ask)
+        assert asked == [1]
+        second.close()
+        wait_until(lambda: sum(thread.name == "gauge: GPU memory" for thread in gauges()) == 1, "the end of who waited")
+        assert asked == [1]
         measure(None, ask=ask)
-        assert asked == [1] and sum(thread.name == "gauge: GPU memory" for thread in gauges()) == 1
+        hangs.set()
+        wait_until(lambda: asked == [1, 1], "the next start's look, when the driver has answered")
     finally:
         hangs.set()
 
