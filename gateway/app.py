@@ -382,7 +382,7 @@ class Gateway:
             self._door.beat(now)
             self.quotas.beat(now, time.time())
             if self.fallback is not None:
-                self.fallback.purse.beat()
+                self.fallback.beat()
             self.boot_log.try_again()
             self._write_status(always=True)
             await asyncio.sleep(HEARTBEAT)

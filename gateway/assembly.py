@@ -199,7 +199,7 @@ def make_fallback(
         rules=rules,
         conductor=conductor,
         purse=purse,
-        limits=limits_for(limits, behind_edge=behind_edge),
+        limits=limits_for(limits, behind_edge=behind_edge, hold_max=settings.hold_max),
         most_bytes=settings.max_queue_bytes,
         wake_after=WakeAfter(Often(*settings.wake_after)) if settings.wake_after is not None else None,
         on_answered=count,

@@ -212,6 +212,12 @@ async def test_the_fallback_is_asked_where_and_when_the_settings_say(tmp_path: P
     made.close()
 
 
+async def test_a_whole_answer_of_the_fallbacks_has_no_longer_than_a_caller_is_held(tmp_path: Path) -> None:
+    made, _ = await fallback_of(tmp_path, **FALLBACK, hold_max=60)
+    assert made is not None and made._limits.answer == 60
+    made.close()
+
+
 async def test_what_the_fallback_costs_is_kept_on_the_volume_and_shown(tmp_path: Path) -> None:
     prices = {"fallback_price_in": "0.15", "fallback_price_out": "0.6", "fallback_max_spend": "20"}
     made, metrics = await fallback_of(tmp_path, **FALLBACK, **prices)

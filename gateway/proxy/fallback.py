@@ -4,8 +4,9 @@
 
 The order of things: may this request leave (`policy/fallback.py`)? what of it leaves (`outgoing.py`)? is there money
 for it (`purse.py`)? is the other one well (`Circuit`)? Then it is asked like an engine, over the same client. As long
-as it has said nothing the caller has lost nothing: whatever goes wrong, it is held for the GPU instead. A stream that
-breaks in the middle ends with an error event, as any stream does.
+as it has said nothing the caller has lost nothing: whatever goes wrong, it is held for the GPU instead; so it is when
+the GPU is ready first. It is asked for no longer than its caller can wait. A stream that breaks in the middle ends with
+an error event, as any stream does.
 
 Each answer is one fact (`Answered`), for the metrics. What an operator has to know is said once, until it works again.
 """
@@ -13,8 +14,10 @@ Each answer is one fact (`Answered`), for the metrics. What an operator has to k
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final, Literal
 
 from gateway.conductor import SERVING, Conductor
@@ -25,7 +28,7 @@ from gateway.providers.base import Endpoint
 from gateway.proxy.checker import Body
 from gateway.proxy.outgoing import Manner, Outgoing, learnt, outgoing
 from gateway.proxy.purse import Purse, Reserved
-from gateway.proxy.reply import Reply
+from gateway.proxy.reply import CallerLeft, Reply
 from gateway.proxy.upstream import Away, Call, Declined, Limits, Unreached, Upstream
 from gateway.proxy.usage import Usage
 
@@ -38,6 +41,10 @@ ANSWER: Final = 280.0
 """Seconds for an answer that does not stream. Node's fetch gives up at 300; until then the caller can still be held."""
 ANSWER_BEHIND_EDGE: Final = 85.0
 """The same where an edge in front cuts silent answers: its caller must be told to come back before that."""
+NEARLY: Final = 0.9
+"""The share of its time in which one that says nothing is at fault, though its caller's patience ended first."""
+SILENT: Final = 5.0
+"""Seconds after which one that has said nothing is left for an engine that is ready."""
 CONNECT: Final = 5.0
 _FAULT_OF_ITS_REQUEST: Final = frozenset({400, 413, 415, 422})
 """Statuses that say nothing of the fallback: another request may go well. Ours may serve this one, too."""
@@ -50,11 +57,23 @@ _HELP: Final = (
     (range(400), "what comes is no answer of an API: FALLBACK_URL"),
 )
 """By status: what only an operator can do something about."""
-SAID_MAX: Final = 200
-"""Characters of a vendor's own words that stand in the log."""
+ELSEWHERE: Final = "waiting for an answer"
+"""What a stream hears meanwhile."""
 
 Outcome = Literal["answered", "declined", "unreached", "broke", "left"]
 OUTCOMES: Final = ("answered", "declined", "unreached", "broke", "left")
+
+
+@dataclass(frozen=True, slots=True)
+class CanWait:
+    """How long a caller can hear nothing. Loop times, on the clock of the hold that may follow."""
+
+    until: float | None = None
+    """By then a stream has begun, and any other answer has come whole; None: as long as the fallback's limits say."""
+    opens_at: float = inf
+    """Until then nothing is committed, so that a stream's head can still say who answers."""
+    pulse: float = inf
+    """Seconds between two heartbeats of a stream from then on."""
 
 
 @dataclass(slots=True)
@@ -69,6 +88,12 @@ class Asked:
     key_may: bool
     on_answer: Callable[[], None] = field(repr=False)
     """Called when somebody else's answer has begun."""
+    can_wait: Callable[[], CanWait] = field(default=CanWait, repr=False)
+    """Asked only where somebody else is."""
+    until: float | None = None
+    """Of what it said."""
+    company: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    """Keeps a stream alive until its answer begins, and is cancelled then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +114,30 @@ class _Errand:
     task: "asyncio.Task[object] | None"
     bytes: int
     """Of its body, as long as that is held."""
+    recalled_from: float = inf
+    """Loop time from which on it is left for an engine that is ready."""
     is_cut: bool = False
+    is_recalled: bool = False
+    """The engine was ready first."""
     has_begun: bool = False
+    silence: asyncio.Timeout | None = None
+    """How much longer it may say nothing, as long as it is asked and has not begun."""
 
     def let_go(self) -> int:
         """The bytes that are free now."""
         free, self.bytes = self.bytes, 0
         return free
+
+    def speaks(self) -> None:
+        """From here on the answer is the fallback's."""
+        if self.silence is not None:
+            self.silence.reschedule(None)
+            self.silence = None
+
+    def recall(self, now: float) -> None:
+        if self.silence is not None and not self.silence.expired():
+            self.is_recalled = True
+            self.silence.reschedule(now)
 
 
 class Fallback:
@@ -122,6 +164,7 @@ class Fallback:
         self.purse = purse
         self._endpoint = endpoint
         self._upstream = Upstream(endpoint, limits)
+        self._limits = limits
         self._rules = rules
         self._conductor = conductor
         self._wake_after = wake_after
@@ -180,25 +223,55 @@ class Fallback:
         *,
         key_may: bool,
         on_answer: Callable[[], None],
+        can_wait: Callable[[], CanWait] = CanWait,
     ) -> Asked:
         """One request that might be answered here. `on_answer`: called when its answer has begun."""
-        return Asked(headers, route, body, reply, key_may, on_answer)
+        return Asked(headers, route, body, reply, key_may, on_answer, can_wait)
 
     async def answer(self, asked: Asked, why: str) -> bool:
         """Whether it was answered. False: nothing was said, and it can be held. Raises Refused where its stream broke,
         or the gateway ends."""
-        objection = self._rules.objection(
+        objection: Objection | Literal["failed"] | None = self._rules.objection(
             route=asked.route, forbids=FORBIDS in asked.headers, key_may=asked.key_may
-        ) or await self._try(asked, why)
+        )
+        if not objection:
+            async with self._company(asked):
+                objection = await self._try(asked, why)
         if objection is None:
             return True
         if objection != "failed":
             self._on_objection(objection)
         return False
 
+    @contextlib.asynccontextmanager
+    async def _company(self, asked: Asked) -> AsyncIterator[None]:
+        """For a stream, whatever is waited for: the purse's disk, a connection, a first word."""
+        can_wait = asked.can_wait()
+        asked.until = can_wait.until
+        if not asked.reply.streams or can_wait.opens_at == inf:
+            yield
+            return
+        asked.company = company = asyncio.create_task(self._keep_company(asked.reply, can_wait))
+        try:
+            yield
+        finally:
+            company.cancel()
+            await asyncio.wait({company})
+
+    async def _keep_company(self, reply: Reply, can_wait: CanWait) -> None:
+        if reply.is_open:
+            await asyncio.sleep(can_wait.opens_at - self._clock())
+        pulse = min(can_wait.pulse, self._limits.heartbeat)
+        with contextlib.suppress(CallerLeft):  # whoever carries its request hears of that, too
+            while True:
+                await reply.heartbeat(ELSEWHERE)
+                await asyncio.sleep(pulse)
+
     async def _try(self, asked: Asked, why: str) -> Objection | Literal["failed"] | None:
         """None: it was answered."""
         for _ in range(2):
+            if asked.until is not None and self._clock() >= asked.until:
+                return "failed"  # its time is over before it began
             readable = asked.body.readable
             if self._bytes + asked.body.size > self._most_bytes:
                 return "crowded"
@@ -249,11 +322,15 @@ class Fallback:
 
     async def _go(self, asked: Asked, reserved: Reserved, why: str, errand: _Errand) -> bool:
         reply, extra = asked.reply, asked.reply.extra
-        reply.extra = (*extra, SERVED_BY)
         outcome: Outcome = "left"
         was_read = True
+        sent_at = self._clock()
         try:
-            await self._upstream.pipe(self._call(asked, reserved.out, errand), reply)
+            async with asyncio.timeout_at(asked.until) as silence:
+                if why == WAKING:  # any other is asked because of what the engine said
+                    errand.recalled_from = sent_at + SILENT
+                errand.silence = silence
+                await self._upstream.pipe(self._call(asked, reserved.out, errand), reply)
             outcome = "answered"
             self._worked(asked.route)
             if not errand.has_begun:
@@ -262,14 +339,21 @@ class Fallback:
             outcome, was_read = "unreached", False
             self._failed(asked.route, f"it cannot be reached ({error}); FALLBACK_URL says where it is")
         except Declined as declined:
-            outcome, was_read = "declined", False
+            outcome, was_read = "declined", declined.was_read
             self._was_declined(asked.route, declined)
+        except TimeoutError:
+            if not silence.expired():
+                raise
+            if not errand.is_recalled and self._clock() - sent_at >= NEARLY * self._most_silence(reply):
+                outcome = "broke"
+                self._failed(asked.route, _LOGGED["backend_timeout"])
         except Refused as refused:
             outcome = "broke"
-            self._failed(asked.route, _LOGGED.get(refused.refusal.code) or _words(refused).rstrip("."))
+            self._failed(asked.route, _LOGGED.get(refused.refusal.code, "it failed in the middle of an answer"))
             if errand.has_begun or not reply.may_begin:
                 raise refuse(refused.refusal.code, _words(refused)) from refused
         finally:
+            errand.silence = None
             if outcome == "left":
                 self._circuits[asked.route].left()
             # What was said of an answer that did not come whole may be of its beginning: some count in each event.
@@ -281,11 +365,18 @@ class Fallback:
                 reply.extra, reply.usage = extra, None
         return outcome == "answered"
 
+    def _most_silence(self, reply: Reply) -> float:
+        return self._limits.first_byte if reply.streams else self._limits.answer
+
     def _call(self, asked: Asked, out: Outgoing, errand: _Errand) -> Call:
         facts, streams = asked.body.facts, asked.reply.streams
         models = self._conductor.models
 
         def begun(is_stream: bool) -> None:
+            errand.speaks()
+            asked.reply.extra = (*asked.reply.extra, SERVED_BY)
+            if asked.company is not None:
+                asked.company.cancel()
             if is_stream:  # any other answer may still turn out to be none, and its body is needed again
                 errand.has_begun = True
                 asked.on_answer()
@@ -315,10 +406,20 @@ class Fallback:
         if self._said.pop(route, None) is not None:
             self._say("the fallback answers again", "info")
 
+    def beat(self) -> None:
+        """Every second or so: whoever waits there for a first word goes home once the engine is ready."""
+        self.purse.beat()
+        if self._conductor.state is not State.READY:
+            return
+        now = self._clock()
+        for errand in self._under_way:
+            if now >= errand.recalled_from:
+                errand.recall(now)
+
     def _failed(self, route: str, why: str, *, at_least: float = 0, detail: str = "") -> None:
         self._circuits[route].failed(self._clock(), at_least=at_least)
         if why not in self._said.values():
-            more = f" It says: {detail}" if detail else ""
+            more = f" It says {detail}." if detail else ""
             self._say(f"warning: the fallback fails, and callers are held meanwhile: {why}.{more}", "warning")
         self._said[route] = why
 
@@ -330,7 +431,7 @@ class Fallback:
             if wanted != self._manner:
                 self._manner = wanted
             return
-        detail = said_in(declined.body)
+        detail = named_in(declined.body)
         for statuses, why in _HELP:
             if status in statuses:
                 why = f"{why.format(route=route)} (status {status})"
@@ -380,14 +481,17 @@ def _words(refused: Refused) -> str:
     return _WORDS.get(refused.refusal.code, refused.refusal.message)
 
 
-def said_in(error: bytes) -> str:
-    """A vendor's own words, on one line, short."""
+_PLAIN: Final = re.compile(r"[a-z0-9_.-]{1,64}")
+
+
+def named_in(error: bytes) -> str:
+    """What a vendor calls its error, for the log. Its message stays out of it: it may quote the prompt."""
     try:
         said = json.loads(error)["error"]
-        message = said if isinstance(said, str) else said["message"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+        names = [(name, str(said.get(name))) for name in ("type", "code") if said.get(name) is not None]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return ""
-    return "".join(c if c.isprintable() else " " for c in str(message))[:SAID_MAX]
+    return ", ".join(f"{name} {value}" for name, value in names if _PLAIN.fullmatch(value))
 
 
 def _seconds(retry_after: str | None) -> float:
@@ -398,12 +502,14 @@ def _seconds(retry_after: str | None) -> float:
         return 0.0
 
 
-def limits_for(limits: Limits, *, behind_edge: bool = False) -> Limits:
-    """The same patience as with an engine, but no more than makes sense while a caller could be held."""
+def limits_for(limits: Limits, *, behind_edge: bool = False, hold_max: float | None = None) -> Limits:
+    """The same patience as with an engine, but no more than makes sense while a caller could be held. `hold_max`: what
+    the operator set for that; 0, which is nobody is held, says nothing of somebody else's answer."""
+    most = ANSWER_BEHIND_EDGE if behind_edge else ANSWER
     return Limits(
         connect=min(limits.connect, CONNECT),
         first_byte=min(limits.first_byte, FIRST_BYTE),
-        answer=min(limits.answer, ANSWER_BEHIND_EDGE if behind_edge else ANSWER),
+        answer=min(limits.answer, most, hold_max or most),
         gap=limits.gap,
         heartbeat=limits.heartbeat,
         size=limits.size,

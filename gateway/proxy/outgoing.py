@@ -210,12 +210,35 @@ def _written(document: object) -> bytes:
 _NAMED: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*"|null)')
 
 
+def answer_in(body: bytes, model: str | None) -> bytes | None:
+    """An answer in one piece, with another model's name; None: it is no answer, whatever its status said."""
+    said = _parsed(body)
+    choices = said.get("choices") if isinstance(said, dict) else None
+    if not isinstance(choices, list) or not choices or not all(isinstance(each, dict) and each for each in choices):
+        return None
+    return body if model is None else _renamed(body, said, model)
+
+
+def may_begin(event: bytes) -> bool:
+    """Whether an answer's stream can begin with the JSON of this event. Some begin with one that has no choices yet."""
+    said = _parsed(event)
+    return isinstance(said, dict) and isinstance(said.get("choices", []), list)
+
+
 def renamed(answer: bytes, model: str) -> bytes:
-    """An answer in one piece, with another model's name. What is no such JSON stays as it is, and so does all else."""
+    """JSON with another model's name. What is no such JSON stays as it is, and so does all else."""
+    return _renamed(answer, _parsed(answer), model)
+
+
+def _parsed(text: bytes) -> Any:
+    """None where it is no JSON."""
     try:
-        said = json.loads(answer)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        return answer
+        return None
+
+
+def _renamed(answer: bytes, said: object, model: str) -> bytes:
     if not isinstance(said, dict) or "model" not in said:
         return answer
     named = list(_NAMED.finditer(answer))

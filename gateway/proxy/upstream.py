@@ -25,8 +25,7 @@ from gateway.proxy.connection import HELD, Connection, Lost
 from gateway.proxy.dialects import lost_in
 from gateway.proxy.headers import answer_headers, error_from_engine
 from gateway.proxy.http1 import Head, Malformed
-from gateway.proxy.outgoing import error_status
-from gateway.proxy.outgoing import renamed as renamed_answer
+from gateway.proxy.outgoing import answer_in, error_status, may_begin
 from gateway.proxy.pool import Pool
 from gateway.proxy.reply import Reply
 from gateway.proxy.stream import (
@@ -46,8 +45,6 @@ END_WITHIN: Final = 5.0
 """Seconds for the end of its HTTP, after an engine has said that its stream is over."""
 AWAY_MAX: Final = 8 * 1024 * 1024
 """What MAX_RESPONSE_SIZE is for an answer in one piece that is somebody else's, where nobody set it. Bytes."""
-ELSEWHERE: Final = "waiting for an answer"
-"""What a stream hears that was held before somebody else was asked."""
 JOINED: Final = 64 * 1024
 """Bytes of a body that go out in one write with their head; more is sent by and by, as fast as the engine reads."""
 
@@ -64,11 +61,15 @@ class Unreached(Exception):
 class Declined(Exception):
     """Somebody else was asked (`Call.away`), and gave no answer. Its caller has heard nothing of that."""
 
-    def __init__(self, status: int, body: bytes, retry_after: str | None) -> None:
+    def __init__(
+        self, status: int, body: bytes = b"", retry_after: str | None = None, *, was_read: bool = False
+    ) -> None:
+        """`was_read`: it did something, if not what was asked: that may be paid for."""
         super().__init__(f"status {status}")
         self.status = status
         self.body = body
         self.retry_after = retry_after
+        self.was_read = was_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ class Away:
     model: str | None
     """What its answers' model is called here; None: as they call it."""
     on_answer: Callable[[bool], None] = field(default=lambda streams: None, repr=False)
-    """Called when the head of an answer has come: with True for a stream, which is passed on from now on."""
+    """Called before anything of an answer is passed on: with True for a stream, whose first event has come, with False
+    for any other, which has come whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,8 @@ class Upstream:
             reply.timings["prefill"] = self._clock() - sent_at
             if call.away is not None:
                 await self._let_decline(connection, call, head, reply, sent_at)
-                call.away.on_answer(_media_type(head) == "text/event-stream")
+                if reply.streams:
+                    call.away.on_answer(True)
             if feeding is None or feeding.done():
                 call.was_heard()
             else:
@@ -265,7 +268,7 @@ class Upstream:
     async def _until_head(self, connection: Connection, call: Call, reply: Reply) -> Head:
         """Keep the caller company until the head of the answer has come."""
         limit = self._limits.first_byte if reply.streams else self._limits.answer
-        beats = reply.streams and (call.away is None or not reply.is_open)  # elsewhere: it may still be declined
+        beats = reply.streams and call.away is None  # whoever asks elsewhere keeps its caller company itself
         now = self._clock()
         deadline, beat = now + limit, now + self._limits.heartbeat
         while (head := connection.head) is None:
@@ -276,21 +279,25 @@ class Upstream:
                 name = "FIRST_BYTE_TIMEOUT" if reply.streams else "ANSWER_TIMEOUT"
                 raise refuse("backend_timeout", f"The engine did not begin to answer within {name} ({limit:g} s).")
             if beats and now >= beat:
-                await reply.heartbeat("working on the prompt" if call.away is None else ELSEWHERE)
+                await reply.heartbeat("working on the prompt")
                 beat = self._clock() + self._limits.heartbeat
                 continue
             await connection.news((min(deadline, beat) if beats else deadline) - now)
         return head
 
     async def _let_decline(self, connection: Connection, call: Call, head: Head, reply: Reply, sent_at: float) -> None:
-        """Raises Declined unless what comes is an answer: by its head, and by the first event of a stream, because some
-        vendors say their errors there. Raises Refused when no first event comes."""
-        if not 200 <= head.status < 300 or not _is_plain(head) or _media_type(head) not in _ANSWERS:
+        """Raises Declined unless what comes is an answer of the kind that was asked for: by its head, and by the first
+        event of a stream, because some vendors say their errors there. Raises Refused when no first event comes."""
+        kind = _media_type(head)
+        if not 200 <= head.status < 300 or not _is_plain(head) or kind not in _ANSWERS:
             raise Declined(head.status, await self._what_it_says(connection, head), head.get("retry-after"))
-        if _media_type(head) != "text/event-stream":
+        if (kind == "text/event-stream") is not reply.streams:
+            said = await self._what_it_says(connection, head)
+            status = error_status(said)
+            raise Declined(status or head.status, said, was_read=not status)
+        if not reply.streams:
             return
         deadline = sent_at + self._limits.first_byte
-        beat = inf if reply.is_open else self._clock() + self._limits.heartbeat
         while (event := _FIRST_EVENT.search(connection.peek())) is None and connection.held < HELD:
             if connection.is_done:
                 raise refuse("backend_lost", "The stream ended before anything was said in it.")
@@ -299,12 +306,11 @@ class Upstream:
             now = self._clock()
             if now >= deadline:
                 raise self._silent(self._limits.first_byte, has_begun=False)
-            if now >= beat:
-                await reply.heartbeat(ELSEWHERE)
-                beat = now + self._limits.heartbeat
-            await connection.news(min(deadline, beat) - now)
+            await connection.news(deadline - now)
         if event is not None and (status := error_status(event[1])):
-            raise Declined(status, event[1], None)
+            raise Declined(status, event[1])
+        if event is not None and not may_begin(event[1]):
+            raise Declined(head.status, was_read=True)
 
     def _start(self, call: Call) -> bytes:
         """The lines that each request of this path begins with."""
@@ -462,11 +468,16 @@ class Upstream:
             await self._more(connection, sent_at + self._limits.answer)
         if connection.failure is not None:
             raise self._why(connection, call)
-        if b'"choices"' not in body:
-            raise refuse("backend_error", "What came is no answer.")  # some vendors say their errors with a 200
-        whole, away = bytes(body), call.away
-        if away is not None and away.model is not None:
-            whole = renamed_answer(whole, away.model)
+        away, said = call.away, bytes(body)
+        if not said.strip():
+            raise refuse("backend_error", "What came is no answer.")
+        if status := error_status(said):  # some vendors say their errors with a 200
+            raise Declined(status, said)
+        whole = answer_in(said, away.model if away is not None else None)
+        if whole is None:
+            raise Declined(head.status, was_read=True)
+        if away is not None:
+            away.on_answer(False)
         await self._answer(whole, head, reply, _passing(head, call))
 
     async def _more(self, connection: Connection, deadline: float) -> None:

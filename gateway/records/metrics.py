@@ -281,8 +281,9 @@ class Metrics:
             counter(
                 "wakegate_fallback_requests_total",
                 "Requests that were sent to the fallback: answered, declined (with an error), unreached, broke (in the "
-                "middle, or too late), left (its caller did); and why they were sent. But for those that broke in the "
-                "middle of a stream, and those who left, all that were not answered were held instead.",
+                "middle, or too late), left (its caller did, or could not wait for it, or the engine was ready first); "
+                "and why they were sent. But for those that broke in the middle of a stream, and callers who left, all "
+                "that were not answered were held instead.",
                 ("outcome", "why"),
             )
         )

@@ -38,7 +38,7 @@ from gateway.web.routes import INFERENCE, METHODS, Kind, Route, Routes
 from gateway.web.scrape import Scrape
 
 if TYPE_CHECKING:  # entered only where somebody else may answer
-    from gateway.proxy.fallback import Asked, Fallback
+    from gateway.proxy.fallback import Asked, CanWait, Fallback
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +278,13 @@ class Door:
                 else:
                     may = key is None or key.fallback
                     asked = self._fallback.asked(
-                        request.headers, route.path, body, reply, key_may=may, on_answer=visit.answered_elsewhere
+                        request.headers,
+                        route.path,
+                        body,
+                        reply,
+                        key_may=may,
+                        on_answer=visit.answered_elsewhere,
+                        can_wait=partial(self._can_wait, request.headers, reply, arrived),
                     )
                     deliver = partial(self._deliver, request, call, body, reply, visit, arrived, since)
                     await self._deliver_here_or_there(self._fallback, asked, deliver, visit, grant)
@@ -298,6 +304,14 @@ class Door:
                 body.close()
         if reply.status >= 400:
             visit.code = str(reply.status)
+
+    def _can_wait(self, headers: Mapping[str, str], reply: Reply, arrived: float) -> "CanWait":
+        """How long somebody else may say nothing: on the clock of the hold that would follow."""
+        from gateway.proxy.fallback import CanWait
+
+        seconds = self._patience.elsewhere(headers, streams=reply.streams)
+        grace, pulse = self._patience.pulse(headers)
+        return CanWait(None if seconds is None else arrived + seconds, arrived + grace, pulse)
 
     def _grant(self, key: Key | None, body: Body | None, model: str | None) -> Grant:
         tokens = body.facts.max_tokens if body is not None else 0

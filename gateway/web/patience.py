@@ -39,11 +39,21 @@ class Patience:
     def of(self, headers: Mapping[str, str], *, streams: bool = False) -> float | None:
         """Seconds that this caller may be kept waiting; None for a stream, which is held by heartbeats for as long as
         it takes, unless it said itself how long it waits (`Prefer: wait=N`, RFC 7240)."""
-        wish = wish_in(headers)
+        return self._of(headers, wish_in(headers), self.hold_max, streams=streams)
+
+    def elsewhere(self, headers: Mapping[str, str], *, streams: bool = False) -> float | None:
+        """Seconds in which the answer of somebody else, who is asked in our engine's place, must have come, or begun
+        where it streams: those for which this caller can be held. Where nobody may be held at all (HOLD_MAX=0,
+        `Prefer: wait=0`) that says nothing of an answer that is on its way."""
+        return self._of(headers, wish_in(headers) or None, self.hold_max or None, streams=streams)
+
+    def _of(
+        self, headers: Mapping[str, str], wish: float | None, hold_max: float | None, *, streams: bool
+    ) -> float | None:
         if streams:
             return wish
-        if self.hold_max is not None:
-            hold = self.hold_max
+        if hold_max is not None:
+            hold = hold_max
         elif self.behind_edge or "CF-Ray" in headers:
             hold = EDGE_HOLD
         else:

@@ -16,7 +16,7 @@ from gateway.policy.lifecycle.states import State
 from gateway.policy.purse import Prices
 from gateway.policy.spending import Spending
 from gateway.providers.base import Gone, Ready
-from gateway.proxy.fallback import limits_for, said_in
+from gateway.proxy.fallback import SILENT, limits_for, named_in
 from gateway.proxy.outgoing import Outgoing
 from gateway.proxy.purse import KeptPurse, Purse, Reserved
 from gateway.proxy.upstream import Limits
@@ -24,7 +24,7 @@ from gateway.records.spent import Spent, SpentFolder
 from gateway.web.auth import Keys
 from gateway.web.gate import Gate
 from gateway.web.quota import Quotas
-from tests.support.house import CHAT, KEY, STREAM_HEAD, STREAMED, Received, Script, answer, chunked, raw
+from tests.support.house import CHAT, KEY, STREAM_HEAD, STREAMED, Received, Script, answer, chunked, event, raw, stream
 from tests.support.paid_api import LIMITS, MODEL, USAGE, TwoHouses, error, two_houses
 from tests.web.test_door import body_of, error_of, head_of, status_of
 
@@ -291,13 +291,13 @@ async def test_a_request_that_it_cannot_serve_says_nothing_of_the_next() -> None
         ("503 Busy", "status 503"),
     ],
 )
-async def test_the_log_says_what_helps_and_in_the_vendors_words_why(status: str, setting: str) -> None:
+async def test_the_log_says_what_helps_and_never_what_the_vendor_quotes(status: str, setting: str) -> None:
     async with two_houses() as h:
         h.paid.fails = error(status)
         held = asyncio.create_task(ask(h))
         await h.until(lambda: h.said)
         (line,) = h.said
-        assert setting in line and f"It says: vendor says {status}" in line
+        assert setting in line and line.endswith(" It says type vendor.") and "vendor says" not in line
         held.cancel()
 
 
@@ -317,12 +317,171 @@ def test_a_fallback_that_hangs_is_left_before_the_edge_in_front_gives_its_caller
     assert (limits_for(patient).answer, limits_for(patient, behind_edge=True).answer) == (280, 85)
     assert limits_for(patient).first_byte == 30
     assert limits_for(replace(patient, answer=20), behind_edge=True).answer == 20
+    assert limits_for(patient, hold_max=60).answer == 60 and limits_for(patient, hold_max=0).answer == 280
 
 
-async def test_what_the_vendor_says_is_one_short_line() -> None:
-    said = said_in(json.dumps({"error": {"message": "a\nb\x1b[31m" + "c" * 1000}}).encode())
-    assert said.startswith("a b [31mccc") and len(said) == 200
-    assert said_in(b'{"error": "no"}') == "no" and said_in(b"<html>") == said_in(b"[]") == ""
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        ({"message": "You said: Hello", "type": "invalid_request_error", "code": "content-filter.v2"}, "both"),
+        ({"message": "You said: Hello", "type": "You said: Hello", "code": 401}, "code 401"),
+        ({"message": "You said: Hello", "type": ["hello"], "code": None}, ""),
+        ({"type": "a" * 65, "code": "hello\n"}, ""),
+        ("Hello", ""),
+        (["Hello"], ""),
+    ],
+)
+def test_of_a_vendors_error_the_log_has_its_name_and_nothing_of_what_it_says(error: object, named: str) -> None:
+    """README promises that no prompt is logged, and vendors quote them: filters, and proxies in their debug mode."""
+    both = "type invalid_request_error, code content-filter.v2"
+    assert named_in(json.dumps({"error": error}).encode()) == (both if named == "both" else named)
+
+
+def test_what_is_no_error_has_no_name() -> None:
+    assert named_in(b"<html>") == named_in(b"[]") == named_in(b"") == ""
+
+
+async def test_a_stream_that_breaks_with_a_quoted_prompt_puts_nothing_of_it_into_the_log() -> None:
+    async with two_houses() as h:
+        quoted = {"error": {"message": "You said: Hello", "code": 422}}
+        first = h.paid._chunk([{"index": 0, "delta": {"content": "Hel"}}])
+        h.paid.fails = raw(STREAM_HEAD + chunked(first) + chunked(b"data: " + json.dumps(quoted).encode() + b"\n\n"))
+        await ask(h, STREAMED)
+        await h.until(lambda: h.said)
+        assert "You said" not in h.said[0] + h.fallback.state
+
+
+# -- how long it is waited for --------------------------------------------------------------------
+
+
+async def test_one_that_says_nothing_is_waited_for_no_longer_than_its_caller_can_wait() -> None:
+    """`x-stainless-read-timeout`, less the five seconds in which it must hear something. Who is impatient says nothing
+    of the fallback."""
+    async with two_houses(script=answer(HOME)) as h:
+        h.paid.gate.clear()
+        reply = asyncio.create_task(ask(h, headers="x-stainless-read-timeout: 6\r\n"))
+        await h.until(lambda: h.paid.received)
+        h.provider.tell(Ready(("served",)))
+        said = await reply
+        assert json.loads(body_of(said)) == HOME and not is_from_afar(said)
+        assert [each.outcome for each in h.answered] == ["left"]
+        await h.until(lambda: h.paid.left == 1)
+        assert h.said == [] and h.fallback.state == "ok"
+
+
+async def test_the_time_that_it_took_is_not_waited_again() -> None:
+    async with two_houses(hold_max=0.5) as h:
+        h.paid.gate.clear()
+        reply = await ask(h)
+        assert error_of(reply)["code"] == "loading" and "X-Wakegate-Served-By" not in head_of(reply)
+        assert h.conductor.snapshot().waiting == 0
+
+
+async def test_one_that_had_its_whole_time_and_said_nothing_is_at_fault_whoever_gave_up_first() -> None:
+    async with two_houses(hold_max=0.5, limits=replace(LIMITS, answer=0.5)) as h:
+        h.paid.gate.clear()
+        await ask(h)
+        assert [each.outcome for each in h.answered] == ["broke"]
+        assert h.fallback.state == "left alone for now: it did not answer in time"
+
+
+async def test_a_stream_is_kept_company_within_its_callers_own_time_out_until_the_other_begins() -> None:
+    """It cannot be told any more who answers: its head is out."""
+    async with two_houses(grace=60.0, heartbeat=60.0, limits=replace(LIMITS, heartbeat=60.0)) as h:
+        begins = asyncio.Event()
+
+        async def late(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await begins.wait()
+            await h.paid._stream(request, reader, writer)
+
+        h.paid.fails = late
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(STREAMED, headers="x-stainless-read-timeout: 1\r\n"))
+        async with asyncio.timeout(10):
+            company = await reader.readuntil(b": waiting for an answer\n\n")
+            await reader.readuntil(b": waiting for an answer\n\n")
+            begins.set()
+            rest = await reader.read()
+        writer.close()
+        assert status_of(company) == 200 and not is_from_afar(company)
+        assert b"Hello" in rest and b"[DONE]" in rest and rest.endswith(b"0\r\n\r\n")
+        assert h.visits[0].served_by == "fallback" and h.answered[0].outcome == "answered"
+
+
+async def test_who_was_kept_company_and_not_answered_is_held_like_any_stream() -> None:
+    async with two_houses(script=stream(event("home", "stop")), grace=0.0) as h:
+        h.paid.fails = error("500 Oh")
+        reply = await asked_and_held(h, STREAMED)
+        assert b"home" in reply and b"[DONE]" in reply and status_of(reply) == 200
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAMED], ids=["whole", "stream"])
+async def test_whoever_still_waits_for_a_first_word_goes_home_once_the_engine_is_ready(body: dict[str, Any]) -> None:
+    async with two_houses(script=answer(HOME)) as h:
+        h.paid.fails = says_nothing
+        reply = asyncio.create_task(ask(h, body))
+        await h.until(lambda: h.paid.received)
+        (errand,) = h.fallback._under_way
+        errand.recalled_from -= SILENT  # which are over
+        h.fallback.beat()
+        assert not errand.is_recalled
+        h.provider.tell(Ready(("served",)))
+        await h.until(lambda: h.state is State.READY)
+        h.fallback.beat()
+        h.fallback.beat()
+        assert json.loads(body_of(await reply)) == HOME
+        assert [each.outcome for each in h.answered] == ["left"] and h.fallback.state == "ok"
+
+
+async def test_an_answer_that_has_begun_is_not_called_home_nor_one_that_may_begin_any_moment() -> None:
+    async with two_houses(script=answer(HOME)) as h:
+        h.paid.gate.clear()
+        begun = asyncio.create_task(ask(h, STREAMED))
+        await h.until(lambda: any(errand.has_begun for errand in h.fallback._under_way))
+        whole = asyncio.create_task(ask(h))
+        await h.until(lambda: len(h.paid.received) == 2)
+        for errand in h.fallback._under_way:
+            if errand.has_begun:
+                errand.recalled_from = 0.0
+        h.provider.tell(Ready(("served",)))
+        await h.until(lambda: h.state is State.READY)
+        h.fallback.beat()
+        h.paid.gate.set()
+        assert is_from_afar(await begun) and is_from_afar(await whole)
+
+
+# -- what is no answer ----------------------------------------------------------------------------
+
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+LIES: dict[str, tuple[dict[str, Any], Script]] = {
+    "choices that are none": (CHAT, answer({"choices": "none"})),
+    "no choice": (CHAT, answer({"choices": []})),
+    "an empty choice": (CHAT, answer({"choices": [CHOICE, {}]})),
+    "choices in a list": (CHAT, answer([{"choices": [CHOICE]}])),
+    "the word alone": (CHAT, answer(b'no "choices" here')),
+    "a stream where none was asked for": (CHAT, stream(event("Hi", "stop"))),
+    "none where a stream was asked for": (STREAMED, answer({"choices": [CHOICE]})),
+    "a stream that begins with its end": (STREAMED, raw(STREAM_HEAD + chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")),
+    "a stream of lies": (STREAMED, raw(STREAM_HEAD + chunked(b'data: {"choices": "none"}\n\n') + b"0\r\n\r\n")),
+}
+
+
+@pytest.mark.parametrize(("body", "lie"), LIES.values(), ids=LIES)
+async def test_one_that_lies_is_not_believed(body: dict[str, Any], lie: Script) -> None:
+    async with two_houses(script=answer(HOME)) as h:
+        h.paid.fails = lie
+        reply = await asked_and_held(h, body)
+        assert json.loads(body_of(reply)) == HOME and not is_from_afar(reply)
+        assert [each.outcome for each in h.answered] == ["declined"] and h.visits[0].served_by == ""
+        assert len(h.said) == 1 and "what comes is no answer of an API: FALLBACK_URL" in h.said[0]
+
+
+async def test_an_error_with_a_200_is_the_error_that_it_says() -> None:
+    """OpenRouter says those of the vendors behind it so."""
+    async with two_houses(script=answer(HOME)) as h:
+        h.paid.fails = answer({"error": {"message": "You said: Hello", "code": 429}, "choices": [CHOICE]})
+        await asked_and_held(h)
+        assert "it answers with status 429. It says code 429." in h.said[0]
 
 
 async def test_an_api_without_completions_is_well_all_the_same() -> None:
@@ -710,6 +869,13 @@ async def test_what_was_declined_costs_nothing(data: Path) -> None:
         h.paid.fails = error("429 Too Many")
         await asked_and_held(h)
         assert h.fallback.purse.spent == 0
+
+
+async def test_what_was_no_answer_may_be_billed_all_the_same(data: Path) -> None:
+    async with two_houses(purse=partial(purse, data, DOLLAR), script=answer(HOME)) as h:
+        h.paid.fails = answer({"choices": "none"})
+        await asked_and_held(h, CHAT | {"max_tokens": 1000})
+        assert 10_000 < (h.fallback.purse.spent or 0) < 20_000
 
 
 async def test_a_hundred_who_come_at_once_never_spend_more_than_the_limit(data: Path) -> None:

@@ -13,8 +13,10 @@ from gateway.proxy.outgoing import (
     ANSWER_MOST,
     Manner,
     Outgoing,
+    answer_in,
     error_status,
     learnt,
+    may_begin,
     outgoing,
     renamed,
     renamed_events,
@@ -265,3 +267,41 @@ def test_facts_of_a_body_are_not_asked_twice() -> None:
     """`stream` is what the caller asked for, whatever stands in the body by now."""
     out = outgoing(Readable(b'{"messages":[],"stream":true}'), CHAT, Facts(stream=False), FREE)
     assert out is not None and b"stream" not in b"".join(out.chunks)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_one"),
+    [
+        ('{"choices": [{"text": "a"}], "model": "a"}', True),
+        ('{"choices": [{"text": "a"}]}', True),
+        ('{"choices": "none"}', False),
+        ('{"choices": []}', False),
+        ('{"choices": [1]}', False),
+        ('{"choices": [{}]}', False),
+        ('[{"choices": [{"text": "a"}]}]', False),
+        ("no", False),
+        ("", False),
+        ("[" * 100_000, False),
+        ("\xff", False),
+    ],
+)
+def test_an_answer_is_an_object_with_a_list_of_choices(body: str, is_one: bool) -> None:
+    raw = body.encode("latin-1")
+    assert (answer_in(raw, None) == raw) is is_one
+    named = answer_in(raw, "ours")
+    assert named == (raw.replace(b'"model": "a"', b'"model": "ours"') if is_one else None)
+
+
+@pytest.mark.parametrize(
+    ("event", "may"),
+    [
+        ('{"choices": [{"delta": {}}]}', True),
+        ('{"choices": [], "prompt_filter_results": []}', True),
+        ('{"type": "ping"}', True),
+        ('{"choices": "none"}', False),
+        ("[DONE]", False),
+        ("[]", False),
+    ],
+)
+def test_a_stream_begins_with_a_chunk(event: str, may: bool) -> None:
+    assert may_begin(event.encode()) is may

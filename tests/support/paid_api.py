@@ -167,7 +167,7 @@ async def two_houses(
         return made[0]
 
     try:
-        async with house(ready_at_once=False, fallback=make, **({"hold_max": 30.0} | sizes)) as h:
+        async with house(ready_at_once=False, fallback=make, **({"hold_max": 30.0, "grace": 5.0} | sizes)) as h:
             yield TwoHouses(**vars(h), paid=paid, fallback=made[0], answered=answered, objections=objections, said=said)
     finally:
         await paid.close()

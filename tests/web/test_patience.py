@@ -42,6 +42,25 @@ def test_a_stream_waits_as_long_as_it_takes_unless_its_caller_said_how_long() ->
 
 
 @pytest.mark.parametrize(
+    ("hold_max", "edge", "headers", "seconds"),
+    [
+        (None, False, {"x-stainless-read-timeout": "12"}, 7),
+        (None, False, {"CF-Ray": "8f"}, 85),
+        (40, True, {}, 40),
+        (None, False, {"Prefer": "wait=20"}, 20),
+        (None, False, {"Prefer": "wait=0"}, 280),
+        (0, True, {}, 85),
+        (0, False, {"Prefer": "wait=0", "x-stainless-read-timeout": "12"}, 7),
+    ],
+)
+def test_somebody_else_has_as_long_as_a_caller_could_be_held_but_for_who_may_not_be_held_at_all(
+    hold_max: float | None, edge: bool, headers: dict[str, str], seconds: float
+) -> None:
+    assert patience(hold_max, edge=edge).elsewhere(headers) == seconds
+    assert patience(hold_max, edge=edge).elsewhere({}, streams=True) is None
+
+
+@pytest.mark.parametrize(
     ("headers", "grace", "heartbeat"),
     [
         ({}, 10, 15),
