@@ -394,6 +394,7 @@ class Fallback:
             body=out.chunks,
             length=out.size,
             choices=facts.choices,
+            pulse=asked.can_wait().pulse,
             hides_usage=not facts.include_usage,
         )
         call.away = Away(facts.model or (models[0] if models else None), begun)

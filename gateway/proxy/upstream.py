@@ -113,6 +113,8 @@ class Call:
     """Content-Length; None with an iterator of unknown length."""
     choices: int = 1
     """How many answers were asked for: a stream has ended properly when each has."""
+    pulse: float = inf
+    """Seconds for which its caller can hear nothing of a stream, where that is less than for others."""
     hides_usage: bool = False
     """Only the gateway asked for the count of tokens in this stream."""
     gathered: str | None = None
@@ -270,7 +272,8 @@ class Upstream:
         limit = self._limits.first_byte if reply.streams else self._limits.answer
         beats = reply.streams and call.away is None  # whoever asks elsewhere keeps its caller company itself
         now = self._clock()
-        deadline, beat = now + limit, now + self._limits.heartbeat
+        pulse = min(self._limits.heartbeat, call.pulse)
+        deadline, beat = now + limit, now + pulse
         while (head := connection.head) is None:
             if connection.failure is not None:
                 raise self._why(connection, call)
@@ -280,7 +283,7 @@ class Upstream:
                 raise refuse("backend_timeout", f"The engine did not begin to answer within {name} ({limit:g} s).")
             if beats and now >= beat:
                 await reply.heartbeat("working on the prompt")
-                beat = self._clock() + self._limits.heartbeat
+                beat = self._clock() + pulse
                 continue
             await connection.news((min(deadline, beat) if beats else deadline) - now)
         return head
@@ -353,7 +356,7 @@ class Upstream:
         try:
             connection.flow_to(stream.take if renamed is None else renamed.take)
             await reply.flush()
-            await self._keep_time(connection, stream, reply, sent_at)
+            await self._keep_time(connection, stream, reply, sent_at, pulse=call.pulse)
             if stream.first_event is not None:
                 reply.timings["first_event"] = stream.first_event - sent_at
             if renamed is not None:
@@ -385,12 +388,19 @@ class Upstream:
         await reply.answer(head.status, body, headers)
 
     async def _keep_time(
-        self, connection: Connection, stream: EventStream, reply: Reply, sent_at: float, *, deadline: float = inf
+        self,
+        connection: Connection,
+        stream: EventStream,
+        reply: Reply,
+        sent_at: float,
+        *,
+        pulse: float = inf,
+        deadline: float = inf,
     ) -> None:
         """Until the engine has said everything, or failed: wait for a caller who reads slowly, and say so when the
         engine is silent for too long. While events flow there is nothing to do here."""
-        limits = self._limits
-        beat = self._clock()
+        limits, beat = self._limits, self._clock()
+        pulse = min(limits.heartbeat, pulse)
         while not connection.is_over:
             if self._clock() >= deadline:
                 raise self._too_late()
@@ -408,12 +418,12 @@ class Upstream:
                     return  # all that is missing is the end of its HTTP
                 raise self._silent(limit, has_begun=stream.last_event is not None)
             beat = max(beat, since)
-            if now - beat >= limits.heartbeat:
+            if now - beat >= pulse:
                 if stream.may_be_interrupted and not stream.has_ended:
                     await reply.heartbeat("waiting for the engine" if stream.last_event else "working on the prompt")
                 beat = self._clock()
                 continue
-            await connection.news(min(since + limit, beat + limits.heartbeat, deadline) - now)
+            await connection.news(min(since + limit, beat + pulse, deadline) - now)
 
     def _end(self, connection: Connection, stream: EventStream, call: Call) -> None:
         """Raises what ended it early. When the engine has said that this was all, the end of its connection takes

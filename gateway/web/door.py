@@ -369,6 +369,8 @@ class Door:
         """Wait for the turn and carry it; again only while the engine can have seen nothing of it. `since`: when it
         came first, if it was told to come back."""
         patience = self._patience.of(request.headers, streams=reply.streams)
+        if reply.streams:
+            call.pulse = self._patience.pulse(request.headers)[1]
         size, slots = (body.size, body.facts.slots) if body is not None else (0, 1)
         limit = ""
         for attempt in range(TRIES):

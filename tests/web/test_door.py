@@ -304,6 +304,27 @@ async def test_a_long_prompt_is_waited_for_in_company() -> None:
         assert b": working on the prompt" in reply and reply.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
+async def test_company_comes_within_the_callers_own_time_out_also_from_a_ready_engine() -> None:
+    """In a long prompt, and in the middle of a stream."""
+    silence = asyncio.Event()
+
+    async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await silence.wait()
+        silence.clear()
+        writer.write(STREAM_HEAD + chunked(event("a")))
+        await silence.wait()
+        writer.write(chunked(event("b", "stop") + b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    async with house(script=slow, heartbeat=60, gap=30, first_byte=30) as h:
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(STREAMED, headers="x-stainless-read-timeout: 1\r\n"))
+        for said in (b": working on the prompt\n\n", b": waiting for the engine\n\n"):
+            assert await reader.readuntil(said)
+            silence.set()
+        assert b"[DONE]" in await reader.read()
+        writer.close()
+
+
 async def test_an_engine_error_after_a_heartbeat_becomes_an_event() -> None:
     async def late(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.4)
