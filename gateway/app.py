@@ -60,6 +60,8 @@ HEARTBEAT = 1.0
 """Seconds between two writings of the status file; the health port calls it stale after ten."""
 ENGINE_SLOTS_UNKNOWN = 2000
 """MAX_CONCURRENT_REQUESTS where nothing says how many the engine works on at once."""
+VOLUME_WITHIN = 2.0
+"""Seconds for what the volume knows of earlier starts; it may hang, and callers are there already."""
 SLOW_START = 90.0
 LARGE_MODEL = 8 * 10**9
 """Where HEALTH_MODE=auto means hold on RunPod's load balancer: it gives up on a worker after two minutes."""
@@ -277,12 +279,7 @@ class Gateway:
             await self.close()
             raise
         self._listening = True
-        self._mode = health_mode(
-            s.health_mode,
-            self._around.platform,
-            self._starts.slowest(),
-            lambda: assembly.model_size(s, self._boot),
-        )
+        self._mode = await self._choose_mode()
         self._tasks.append(self._loop.create_task(self._beat()))
         self._tasks.append(self._loop.create_task(self.access.keyring.watch()))
         if self.certificate is not None:
@@ -302,6 +299,20 @@ class Gateway:
         """What was chosen for the engine, one line for each choice."""
         say(line, level)
         self.boot_log.note(line)
+
+    async def _choose_mode(self) -> str:
+        """What `auto` means here. Its answer lies on the volume; from one that hangs a slow start is to be expected."""
+        s = self.settings
+        if s.health_mode != "auto":
+            return s.health_mode
+        size = partial(assembly.model_size, s, self._boot)
+        asking = self._loop.run_in_executor(
+            None, health_mode, "auto", self._around.platform, self._starts.slowest, size
+        )
+        try:
+            return await asyncio.wait_for(asking, VOLUME_WITHIN)
+        except TimeoutError:
+            return "hold"
 
     async def _answer(self, server: Server, sockets: Sequence[socket.socket], port: int) -> None:
         """Accept at one port; METRICS_PORT never speaks TLS, as Prometheus beside it needs none."""
@@ -524,18 +535,20 @@ def resident_memory() -> int:
         return 0
 
 
-def health_mode(asked: str, platform_name: str, slowest: float | None, model_size: Callable[[], int]) -> str:
+def health_mode(
+    asked: str, platform_name: str, slowest: Callable[[], float | None], model_size: Callable[[], int]
+) -> str:
     """HEALTH_MODE=auto: strict, but hold on RunPod's load balancer when the model would not be there in time.
 
     `slowest`: seconds of the slowest of the last starts on this volume, None when there were none; then `model_size`
-    (bytes) is asked.
+    (bytes) is asked. Both read the volume, however long that takes.
     """
     if asked != "auto":
         return asked
     if platform_name != "runpod-serverless":
         return "strict"
-    if slowest is not None:
-        return "hold" if slowest > SLOW_START else "strict"
+    if (seconds := slowest()) is not None:
+        return "hold" if seconds > SLOW_START else "strict"
     return "hold" if model_size() > LARGE_MODEL else "strict"
 
 

@@ -23,7 +23,7 @@ def test_health_mode_auto_holds_where_runpod_would_give_up(
     asked: str, platform: str, slowest: float | None, size: int, mode: str
 ) -> None:
     """What the last starts took decides; the model's size only where there were none."""
-    assert health_mode(asked, platform, slowest, lambda: size) == mode
+    assert health_mode(asked, platform, lambda: slowest, lambda: size) == mode
 
 
 def test_the_memory_that_is_held_is_known() -> None:

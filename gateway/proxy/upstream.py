@@ -362,7 +362,7 @@ class Upstream:
             if renamed is not None:
                 renamed.end()
             self._end(connection, stream, call)
-        except Refused:
+        except BaseException:  # a drain and MAX_REQUEST_SECONDS cancel it, and have something to say, too
             if not stream.may_be_interrupted:
                 reply.cut()
             raise

@@ -1,6 +1,7 @@
 """The way of one request through the real server, with an engine whose every byte the test decides."""
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -815,6 +816,27 @@ async def test_a_drain_that_is_over_ends_the_rest_with_a_wellformed_error() -> N
         reply = await running
         assert b'"code":"draining"' in reply and b"[DONE]" not in reply
         await h.until(lambda: h.engine.left == 1)
+
+
+async def test_in_the_middle_of_an_overlong_event_the_end_of_a_drain_is_a_cut() -> None:
+    """An error event behind half an event would be a part of it."""
+    half = b"data: " + b"x" * 100_000
+
+    async def script(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunked(half))
+        await asyncio.sleep(60)
+
+    async with house(script=script, drain_timeout=0.6) as h:
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(h.request(STREAMED))
+        await reader.readuntil(b"x" * 1000)
+        await h.conductor.drain()
+        rest = b""
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                rest += data
+        assert b"draining" not in rest and b"error" not in rest
+        writer.close()
 
 
 async def test_so_it_does_for_those_whose_engine_has_just_broken_off() -> None:
