@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     # The room of models is entered only where there is one to look for.
     from gateway.providers.local.commands import EngineSpec
-    from gateway.providers.local.models import Places, Wants
-    from gateway.providers.local.plan import ModelFacts
-    from gateway.providers.local.planner import Planner
+    from gateway.providers.local.loading.warmup import Warmup
+    from gateway.providers.local.models.facts import ModelFacts
+    from gateway.providers.local.models.models import Places, Wants
+    from gateway.providers.local.planning.planner import Planner
     from gateway.providers.local.provider import FoundModel
-    from gateway.providers.local.warmup import Warmup
     from gateway.proxy.bodies import Bodies
     from gateway.proxy.fallback import Fallback
     from gateway.proxy.purse import Purse
@@ -409,8 +409,8 @@ def engine_spec(settings: Settings, served_names: tuple[str, ...]) -> "EngineSpe
 
 def _make_local(settings: Settings, around: Surroundings, boot: Boot) -> Provider:
     from gateway.providers.local.commands import CommandError
-    from gateway.providers.local.compile_caches import Volume, cache_variables
-    from gateway.providers.local.planner import Planner
+    from gateway.providers.local.loading.compile_caches import Volume, cache_variables
+    from gateway.providers.local.planning.planner import Planner
 
     text = model_text(settings, boot)
     if text is None and not settings.engine_command:
@@ -469,7 +469,7 @@ def _resolver(
     async def resolve(tell: Callable[[Loading], None]) -> object | None:
         if text is None:
             return None
-        from gateway.providers.local import models
+        from gateway.providers.local.models import models
 
         return await models.resolve(
             text,
@@ -492,7 +492,7 @@ def _examiner(
     """What is found damaged in somebody else's cache joins `spoiled`, for as long as this gateway lives."""
 
     async def examine(model: "FoundModel", tell: Callable[[Loading], None]) -> Gone | None:
-        from gateway.providers.local import models
+        from gateway.providers.local.models import models
 
         return await models.examine(model.path, places=places_of(settings), spoiled=spoiled, on_progress=tell)
 
@@ -502,7 +502,7 @@ def _examiner(
 def _warmup(settings: Settings) -> "Warmup | None":
     if settings.warmup is False:
         return None
-    from gateway.providers.local.warmup import Warmup
+    from gateway.providers.local.loading.warmup import Warmup
 
     path = settings.warmup if isinstance(settings.warmup, Path) else None
     if path is not None and not path.is_file():
@@ -513,7 +513,7 @@ def _warmup(settings: Settings) -> "Warmup | None":
 
 
 def places_of(settings: Settings) -> "Places":
-    from gateway.providers.local.models import Places
+    from gateway.providers.local.models.models import Places
 
     return Places.of(settings.data_dir / "models", base_path=settings.base_path, environ=os.environ)
 
@@ -542,8 +542,8 @@ def known_names(settings: Settings, boot: Boot) -> tuple[str, ...]:
     text = model_text(settings, boot)
     if text is None:
         return ()
-    from gateway.providers.local.model_error import ModelError
-    from gateway.providers.local.models import name_of
+    from gateway.providers.local.models.model_error import ModelError
+    from gateway.providers.local.models.models import name_of
 
     try:
         return (name_of(text, places_of(settings)),)
@@ -553,8 +553,8 @@ def known_names(settings: Settings, boot: Boot) -> tuple[str, ...]:
 
 def model_size(settings: Settings, boot: Boot) -> int:
     """Bytes of a model that lies on this machine's disk; 0 when it does not, or nobody knows."""
-    from gateway.providers.local import models
-    from gateway.providers.local.model_error import ModelError
+    from gateway.providers.local.models import models
+    from gateway.providers.local.models.model_error import ModelError
 
     text = model_text(settings, boot)
     if text is None:

@@ -58,8 +58,8 @@ def pull(
     from rich.console import Console
 
     from gateway.assembly import places_of, wants_of
-    from gateway.providers.local.pull import PullSettings
-    from gateway.providers.local.pull import pull as bring
+    from gateway.providers.local.models.pull import PullSettings
+    from gateway.providers.local.models.pull import pull as bring
 
     settings = load_or_exit()
     token = settings.hf_token.get_secret_value() if settings.hf_token else None

@@ -23,10 +23,10 @@ from gateway.config import FOREIGN, SETTINGS, Setting  # noqa: E402
 from gateway.doctor import findings  # noqa: E402
 from gateway.errors import CATALOGUE, RETRY_AFTER_MAX, Refusal  # noqa: E402
 from gateway.policy.lifecycle.states import State  # noqa: E402
-from gateway.providers.local import model_error  # noqa: E402
-from gateway.providers.local.endings import LESS_MEMORY  # noqa: E402
-from gateway.providers.local.models import AS_ON_THE_HUB, DAMAGED_HERE  # noqa: E402
-from gateway.providers.local.reasons import CAUSES  # noqa: E402
+from gateway.providers.local.ends.endings import LESS_MEMORY  # noqa: E402
+from gateway.providers.local.ends.reasons import CAUSES  # noqa: E402
+from gateway.providers.local.models import model_error  # noqa: E402
+from gateway.providers.local.models.models import AS_ON_THE_HUB, DAMAGED_HERE  # noqa: E402
 from gateway.records import metrics  # noqa: E402
 from gateway.records.lines import FIELDS  # noqa: E402
 from gateway.records.series import LONGEST_LABEL  # noqa: E402

@@ -36,12 +36,12 @@ PURE = {
     "gateway.providers.base",
     "gateway.records.ended",
     "gateway.web.routes",
-    "gateway.providers.local.gguf_header",
-    "gateway.providers.local.model_error",
+    "gateway.providers.local.models.gguf_header",
+    "gateway.providers.local.models.model_error",
     "gateway.providers.local.llama_child.refusals",
 }
 """Besides everything under policy/, and every module whose docstring has a sentence that begins with "Pure"."""
-TABLES_OF_THE_WORLD = {("gateway.providers.local.endings", "os"): "os.strerror is a table"}
+TABLES_OF_THE_WORLD = {("gateway.providers.local.ends.endings", "os"): "os.strerror is a table"}
 
 READS_THE_ENVIRONMENT = {
     "gateway.process": "hands the environment to the settings and to the boot's own names, and checks aiohttp's switch",
@@ -52,10 +52,10 @@ READS_THE_ENVIRONMENT = {
     "gateway.commands.plan": "hands it on: which GPUs CUDA leaves, and the Hub's own variables",
     "gateway.doctor.facts": "looks at aiohttp's switch, as the gateway does",
     "gateway.doctor.report": "where a caller hands none: the platforms' own variables",
-    "gateway.providers.local.models": "where a caller hands none: the Hub's own variables (proxies, HF_ENDPOINT)",
+    "gateway.providers.local.models.models": "where a caller hands none: the Hub's own (proxies, HF_ENDPOINT)",
     "gateway.providers.local.provider": "what an engine's environment is chosen from, by an allow-list",
     "gateway.records.logs.stdout": "TERM: whether what is a terminal understands more than lines",
-    "gateway.providers.local.pull": "the same as for models, from the command line",
+    "gateway.providers.local.models.pull": "the same as for models, from the command line",
 }
 
 LONG = 60
@@ -125,8 +125,8 @@ def test_the_pure_modules_are_found() -> None:
         "gateway.proxy.checks",
         "gateway.providers.local.commands",
         "gateway.providers.local.environment",
-        "gateway.providers.local.endings",
-        "gateway.providers.local.model_names",
+        "gateway.providers.local.ends.endings",
+        "gateway.providers.local.models.model_names",
         "gateway.providers.local.llama_child.parameters",
     } <= names
     assert set(NAMES) >= PURE and len(names) > 20

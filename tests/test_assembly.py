@@ -27,7 +27,7 @@ from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
 from gateway.providers.base import Endpoint, Gone, Intent
-from gateway.providers.local.models import AS_ON_THE_HUB, DAMAGED_HERE
+from gateway.providers.local.models.models import AS_ON_THE_HUB, DAMAGED_HERE
 from gateway.proxy.fallback import Fallback
 from gateway.proxy.outgoing import Outgoing
 from gateway.proxy.purse import Reserved

@@ -103,7 +103,7 @@ async def test_an_engine_that_shall_wait_for_its_first_caller_is_not_begun(tmp_p
 
 def test_the_engine_does_not_wait_for_the_web_server_to_be_imported() -> None:
     code = (
-        "import sys, gateway.process, gateway.providers.local.provider, gateway.providers.local.models\n"
+        "import sys, gateway.process, gateway.providers.local.provider, gateway.providers.local.models.models\n"
         "print([name for name in ('aiohttp', 'gateway.app', 'gateway.proxy.checks', 'yarl') if name in sys.modules])"
     )
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}

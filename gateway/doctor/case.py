@@ -12,7 +12,7 @@ from typing import Literal
 from gateway.config import Settings
 from gateway.gpus import GpusSeen, Version
 from gateway.providers.local.commands import Installed
-from gateway.providers.local.model_files import Model
+from gateway.providers.local.models.model_files import Model
 from gateway.records.onlookers import Tally
 from gateway.surroundings import Surroundings
 

@@ -47,10 +47,10 @@ from gateway.doctor.pgo import has_pgo
 from gateway.doctor.sockets import Answer
 from gateway.doctor.storage import HANGS_AFTER
 from gateway.gpus import GpusSeen, Version
-from gateway.providers.local import models
 from gateway.providers.local.commands import Installed
-from gateway.providers.local.model_error import ModelError
-from gateway.providers.local.planner import vllm_version
+from gateway.providers.local.models import models
+from gateway.providers.local.models.model_error import ModelError
+from gateway.providers.local.planning.planner import vllm_version
 from gateway.providers.local.provider import find_installed
 from gateway.records import onlookers
 from gateway.records.lines import parse_line

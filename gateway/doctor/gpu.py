@@ -9,8 +9,9 @@ from gateway.doctor.model import engine_of
 from gateway.doctor.sizes import GIB, guessed_size, kv_size
 from gateway.gpu import Version, visible
 from gateway.providers.local.commands import CommandError, EngineName
-from gateway.providers.local.model_files import human
-from gateway.providers.local.plan import Machine, facts_of, plan
+from gateway.providers.local.models.facts import facts_of
+from gateway.providers.local.models.model_files import human
+from gateway.providers.local.planning.plan import Machine, plan
 
 TOKENS_UNKNOWN = 8192
 """Room for so many tokens is reckoned where no setting says how many."""

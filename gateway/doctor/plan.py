@@ -8,11 +8,12 @@ from gateway import assembly
 from gateway.assembly import CannotStart
 from gateway.config import Settings
 from gateway.doctor.report import WIDTH
-from gateway.providers.local import models
 from gateway.providers.local.commands import CommandError
-from gateway.providers.local.model_error import ModelError
-from gateway.providers.local.plan import ModelFacts, Plan
-from gateway.providers.local.planner import Planner
+from gateway.providers.local.models import models
+from gateway.providers.local.models.facts import ModelFacts
+from gateway.providers.local.models.model_error import ModelError
+from gateway.providers.local.planning.plan import Plan
+from gateway.providers.local.planning.planner import Planner
 from gateway.providers.local.provider import find_installed
 
 

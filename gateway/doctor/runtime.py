@@ -11,7 +11,7 @@ from gateway.doctor.sizes import guessed_size
 from gateway.gpus import Version
 from gateway.kinds import spell_size
 from gateway.providers.local.commands import CommandError
-from gateway.providers.local.model_files import human
+from gateway.providers.local.models.model_files import human
 from gateway.surroundings import FILES_OF_OUR_OWN
 from gateway.web.wire import AIOHTTP_FLOOR
 

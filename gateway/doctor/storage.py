@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from gateway.doctor.case import Case, Folder
 from gateway.doctor.findings import BREAKS, DOUBTFUL, Finding, found
 from gateway.doctor.sizes import GIB, MIB, guessed_size
-from gateway.providers.local.model_files import human
+from gateway.providers.local.models.model_files import human
 from gateway.surroundings import Mount
 
 HANGS_AFTER = 2.0

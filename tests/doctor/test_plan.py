@@ -7,7 +7,7 @@ import json
 
 from gateway.doctor.plan import as_json, as_text
 from gateway.providers.local.commands import EngineSpec
-from gateway.providers.local.plan import Machine, plan
+from gateway.providers.local.planning.plan import Machine, plan
 from tests.support.known_models import known
 from tests.support.nvml import gpus
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.providers.local.reasons import CAUSES
+from gateway.providers.local.ends.reasons import CAUSES
 from tests.support.house import KEY
 from tests.support.real_house import CHAT, Engine, real_house
 

@@ -8,7 +8,7 @@ from gateway import config
 from gateway.config import File
 from gateway.doctor.case import Case, Facts
 from gateway.doctor.findings import Finding
-from gateway.providers.local.model_files import Model
+from gateway.providers.local.models.model_files import Model
 from gateway.surroundings import Surroundings, settle
 
 GIB = 1024**3

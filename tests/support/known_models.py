@@ -5,8 +5,8 @@ Facts from the models' public pages on the Hub. Nothing is downloaded.
 
 from typing import Any
 
-from gateway.providers.local.plan import ModelFacts
-from gateway.providers.local.shape import of_config
+from gateway.providers.local.models.facts import ModelFacts
+from gateway.providers.local.models.shape import of_config
 
 LLAMA_3_1 = {
     "model_type": "llama",

@@ -23,7 +23,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from gateway.providers.local.gguf_header import read_header
+from gateway.providers.local.models.gguf_header import read_header
 from scripts.make_demo_model import vocabulary
 from tests.support.vllm import ENVIRONMENT
 

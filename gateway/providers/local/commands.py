@@ -51,7 +51,7 @@ class EngineSpec:
     stop_command: str = ""
     health_path: str = ""
     engine_env: Mapping[str, str] = field(default_factory=dict)
-    # What no setting says, but the plan of a start (plan.py); ENGINE_ARGS win over all of them.
+    # What no setting says, but the plan of a start (planning/plan.py); ENGINE_ARGS win over all of them.
     longest: bool = False
     """vLLM is to find the longest context that fits."""
     tensor_parallel: int | None = None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.providers.local import guard
-from gateway.providers.local.exits import Exit
+from gateway.providers.local.ends.exits import Exit
 
 log = logging.getLogger(__name__)
 

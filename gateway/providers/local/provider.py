@@ -38,27 +38,27 @@ from gateway.providers.base import (
 from gateway.providers.feed import Feed
 from gateway.providers.local import commands, guard
 from gateway.providers.local.commands import CommandError, EngineName, EngineSpec, Installed, Launch, Place, Traits
-from gateway.providers.local.compile_caches import added
+from gateway.providers.local.ends.oom_kills import oom_kills, ran_out
 from gateway.providers.local.environment import engine_environment
-from gateway.providers.local.free_memory import free_memory
 from gateway.providers.local.guarded import SWEEP_PATIENCE, GuardedEngine, Spawn, living, spawn_guard
-from gateway.providers.local.knocking import until_listening
-from gateway.providers.local.model_error import ModelError
+from gateway.providers.local.loading.compile_caches import added
+from gateway.providers.local.loading.knocking import until_listening
+from gateway.providers.local.models.model_error import ModelError
 from gateway.providers.local.news_pipe import NewsPipe
-from gateway.providers.local.oom_kills import oom_kills, ran_out
+from gateway.providers.local.planning.free_memory import free_memory
 from gateway.providers.probe import Sight, look, private_session, settle
 
 if TYPE_CHECKING:  # imported when the engine's process runs already
     import aiohttp
 
-    from gateway.providers.local.measures import Measures
-    from gateway.providers.local.planner import Planner
-    from gateway.providers.local.progress import Reading
-    from gateway.providers.local.read_ahead import ReadAhead
-    from gateway.providers.local.reasons import Complaints
-    from gateway.providers.local.shape import Shape
+    from gateway.providers.local.ends.reasons import Complaints
+    from gateway.providers.local.loading.measures import Measures
+    from gateway.providers.local.loading.progress import Reading
+    from gateway.providers.local.loading.read_ahead import ReadAhead
+    from gateway.providers.local.loading.warmup import Warmup
+    from gateway.providers.local.models.shape import Shape
+    from gateway.providers.local.planning.planner import Planner
     from gateway.providers.local.sleeping import Sleeper
-    from gateway.providers.local.warmup import Warmup
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ AHEAD_WITHIN = 0.2
 
 
 class FoundModel(Protocol):
-    """A model on this machine (models.py): what an engine is given, what it is called, what it is written in."""
+    """A model on this machine (models/): what an engine is given, what it is called, what it is written in."""
 
     @property
     def path(self) -> Path: ...
@@ -452,7 +452,7 @@ class LocalProvider:
         except CommandError as error:
             gone = Gone("The engine's settings cannot be carried out.", lasting=True, detail=str(error))
         except OSError as error:
-            from gateway.providers.local.endings import not_carried_out
+            from gateway.providers.local.ends.endings import not_carried_out
 
             gone = not_carried_out(error)
         except Exception:
@@ -504,7 +504,7 @@ class LocalProvider:
         away, and another try is worth it."""
         if self._examine is None or model is None or run.served or run.stopping:
             return gone
-        from gateway.providers.local.endings import calls_files_damaged
+        from gateway.providers.local.ends.endings import calls_files_damaged
 
         if run.complaints is None or not calls_files_damaged(engine.exited.result(), run.complaints):
             return gone
@@ -556,7 +556,7 @@ class LocalProvider:
         )
         pipe.handed_over()
         run.launched.set()
-        from gateway.providers.local.reasons import Complaints
+        from gateway.providers.local.ends.reasons import Complaints
 
         run.model = model.path if model is not None else None
         run.complaints = Complaints(commands.context_asked(spec, name))
@@ -587,22 +587,22 @@ class LocalProvider:
     def _measure(
         run: Run, engine: GuardedEngine, name: EngineName, model: FoundModel | None, visible: str | None
     ) -> None:
-        from gateway.providers.local.measures import Measures
-        from gateway.providers.local.progress import Reading
+        from gateway.providers.local.loading.measures import Measures
+        from gateway.providers.local.loading.progress import Reading
 
         run.reading = Reading(name)
         run.measures = Measures(model.path if model else None, visible=visible)
         run.measures.follow(engine.guard_pid)
 
     def _begin_reading(self, run: Run, path: Path) -> None:
-        from gateway.providers.local.read_ahead import ReadAhead, bypassed
+        from gateway.providers.local.loading.read_ahead import ReadAhead, bypassed
 
         if self._read_ahead and not bypassed(self._spec.engine_args):
             run.read_ahead = ReadAhead(path)
             run.read_ahead.begin()
 
     async def _watch_engine(self, run: Run, engine: GuardedEngine, known: Traits, pipe: NewsPipe) -> Gone:
-        from gateway.providers.local.endings import how_it_ended, not_started
+        from gateway.providers.local.ends.endings import how_it_ended, not_started
 
         started = await asyncio.shield(engine.started)
         if started.error:
@@ -640,7 +640,7 @@ class LocalProvider:
         where = run.complaints.short_of if run.complaints is not None else None
         if where is None:
             return None
-        from gateway.providers.local.room import room_for_context
+        from gateway.providers.local.ends.room import room_for_context
 
         look = partial(room_for_context, where, run.model, devices=self._environment.get("CUDA_VISIBLE_DEVICES"))
         return await asyncio.get_running_loop().run_in_executor(self._executor, look)
@@ -702,7 +702,7 @@ class LocalProvider:
         """WARMUP: before it counts as ready, but however that goes."""
         if self._warmup is None:
             return
-        from gateway.providers.local.warmup import warm_up
+        from gateway.providers.local.loading.warmup import warm_up
 
         run.feed.tell(Loading("warming"))
         name = names[0] if names else None

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.providers.base import Asleep, Endpoint, Loading, News, ProviderError, Ready
-from gateway.providers.local.weights import size_of
+from gateway.providers.local.models.weights import size_of
 from gateway.providers.probe import look, private_session, settle
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ import pytest
 from gateway.providers.base import Gone, Instance, Intent, Loading, ProviderError, Ready
 from gateway.providers.local import guard
 from gateway.providers.local.commands import CommandError, EngineSpec, Format, Installed
-from gateway.providers.local.model_error import FOR_CALLERS, ModelError
-from gateway.providers.local.planner import Planner
+from gateway.providers.local.ends.reasons import CAUSES
+from gateway.providers.local.loading.read_ahead import WORTH
+from gateway.providers.local.loading.warmup import Warmup
+from gateway.providers.local.models.model_error import FOR_CALLERS, ModelError
+from gateway.providers.local.models.shape import Shape
+from gateway.providers.local.planning.planner import Planner
 from gateway.providers.local.provider import FoundModel, LocalProvider
-from gateway.providers.local.read_ahead import WORTH
-from gateway.providers.local.reasons import CAUSES
-from gateway.providers.local.shape import Shape
-from gateway.providers.local.warmup import Warmup
 from tests.support.engines import (
     FAKE_ENGINE,
     FullJournal,
