@@ -279,6 +279,7 @@ class Gateway:
             await self.close()
             raise
         self._listening = True
+        self._courier(self._starts.read)  # what starts took on this volume, to judge this one by
         self._mode = await self._choose_mode()
         self._tasks.append(self._loop.create_task(self._beat()))
         self._tasks.append(self._loop.create_task(self.access.keyring.watch()))

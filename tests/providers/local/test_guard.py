@@ -19,7 +19,7 @@ from gateway.providers.local.guarded import GUARD
 from gateway.records.logs import names
 from tests.support.engines import GATEWAY_STAND_IN, alive, fake_engine, text_of, wait_until, with_cookie
 
-SOON = 2.0
+SOON = 10.0
 """Seconds within which nothing of a killed engine may live. The guard's own grace for an orphan is one of them."""
 
 

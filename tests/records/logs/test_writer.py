@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -73,7 +74,9 @@ def test_on_a_terminal_it_is_one_line_that_moves_and_the_file_has_the_steps(
         assert logs.flush(10)
         logs.loading("", mark=False)
         assert logs.flush(10)
-        seen = screen.read(4096).decode()
+        seen = ""
+        while not ("another thing" in seen and seen.endswith("\r\x1b[K")) and select.select([screen], [], [], 10)[0]:
+            seen += screen.read(4096).decode()
     assert "\r\x1b[K[gateway] another thing\r\n[LOADING] 11%" in seen and seen.endswith("\r\x1b[K")
     assert "10%" in filed(tmp_path) and "11%" not in filed(tmp_path)
 
