@@ -36,7 +36,7 @@ RETRY = 30.0
 TOUCH = 60.0
 """Seconds between two signs of life: other workers of the volume make room by removing what nobody writes to."""
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 Run = Callable[[Job], object]
 """Does a job soon, on another thread, one after the other."""
 
