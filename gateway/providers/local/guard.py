@@ -675,10 +675,8 @@ class Guard:
         self.phase = self._while_terminating
         if not self.exited and time.monotonic() < self.end_at:
             try:
-                # One that was stopped hears it only when it goes on; and in its main thread, as Python wants it, only
-                # where it goes on before.
-                os.killpg(self.engine, signal.SIGCONT)
                 os.killpg(self.engine, signal.SIGTERM)
+                os.killpg(self.engine, signal.SIGCONT)  # one that was stopped hears it only when it goes on
             except (ProcessLookupError, PermissionError):
                 pass  # ended this moment
 

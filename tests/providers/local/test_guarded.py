@@ -66,8 +66,11 @@ async def test_a_stop_is_a_kill_once_its_grace_is_over(launch: Launcher) -> None
 
 
 async def test_an_engine_that_was_paused_hears_a_polite_stop_too(launch: Launcher) -> None:
-    engine = await launch.ready("--slow-term", "0.1")
-    os.kill((await engine.started).pid, signal.SIGSTOP)
+    """A shell, which has one thread: a stopped program of several may hear TERM in any, and Python in its main one
+    only."""
+    engine = launch("/bin/sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done")
+    await soon(lambda: "ready" in text_of(launch.log).split(), "the engine")
+    os.killpg((await engine.started).pid, signal.SIGSTOP)
     engine.stop(60)
     async with asyncio.timeout(SOON):
         assert (await engine.exited).code == 0
