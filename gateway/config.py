@@ -954,19 +954,26 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
             f"ENGINE_COMMAND: not set, and ENGINE=command needs it; allowed: {kinds.COMMAND.allowed}",
         )
     if s.upstream_url is not None:
-        host, port = host_and_port(s.upstream_url)
-        if port in (s.port, s.port_health) and (is_this_machine(host) or host == s.host):
-            yield (
-                ("upstream_url", "port", "port_health", "host"),
-                f"UPSTREAM_URL: {shown(s.upstream_url)} is this gateway itself; allowed: the upstream's own address",
-            )
-        if s.upstream_url.startswith("http://") and is_public(host) and not s.allow_plain_http:
-            yield (
-                ("upstream_url", "allow_plain_http"),
-                f"UPSTREAM_URL: {shown(s.upstream_url)} would send keys and prompts over the internet in the clear; "
-                "allowed: https://, or ALLOW_PLAIN_HTTP=true",
-            )
+        yield from _url_contradictions(s, "upstream_url", s.upstream_url, "the upstream's own address", "keys")
     yield from _fallback_contradictions(s)
+
+
+def _url_contradictions(
+    s: Settings, field: str, url: str, allowed: str, whose: str
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What no request may be sent to: ourselves, and, in the clear, the internet."""
+    host, port = host_and_port(url)
+    if port in (s.port, s.port_health) and (is_this_machine(host) or host == s.host):
+        yield (
+            (field, "port", "port_health", "host"),
+            f"{field.upper()}: {shown(url)} is this gateway itself; allowed: {allowed}",
+        )
+    if url.startswith("http://") and is_public(host) and not s.allow_plain_http:
+        yield (
+            (field, "allow_plain_http"),
+            f"{field.upper()}: {shown(url)} would send {whose} and prompts over the internet in the clear; "
+            "allowed: https://, or ALLOW_PLAIN_HTTP=true",
+        )
 
 
 def _fallback_contradictions(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -988,20 +995,8 @@ def _fallback_contradictions(s: Settings) -> Iterator[tuple[tuple[str, ...], str
             "FALLBACK_MAX_SPEND: nothing can be counted without prices; allowed: with FALLBACK_PRICE_IN and "
             "FALLBACK_PRICE_OUT",
         )
-    if s.fallback_url is None:
-        return
-    host, port = host_and_port(s.fallback_url)
-    if port in (s.port, s.port_health) and (is_this_machine(host) or host == s.host):
-        yield (
-            ("fallback_url", "port", "port_health", "host"),
-            f"FALLBACK_URL: {shown(s.fallback_url)} is this gateway itself; allowed: another API's address",
-        )
-    if s.fallback_url.startswith("http://") and is_public(host) and not s.allow_plain_http:
-        yield (
-            ("fallback_url", "allow_plain_http"),
-            f"FALLBACK_URL: {shown(s.fallback_url)} would send its key and prompts over the internet in the clear; "
-            "allowed: https://, or ALLOW_PLAIN_HTTP=true",
-        )
+    if s.fallback_url is not None:
+        yield from _url_contradictions(s, "fallback_url", s.fallback_url, "another API's address", "its key")
 
 
 def _doubts(settings: Settings) -> Iterator[str]:

@@ -374,9 +374,15 @@ def cpus_of(machine: Machine) -> int:
 
 
 def _cgroups(machine: Machine, controller: str) -> Iterator[str]:
-    """Our cgroup's folder and those around it, of both versions. Inside a container they are often not where we are
-    told that they are, and the root is ours; folders that are not there say nothing."""
-    for line in (machine.read("/proc/self/cgroup") or "").splitlines():
+    for folders in cgroups_in(machine.read("/proc/self/cgroup") or "", controller):
+        yield from folders
+
+
+def cgroups_in(text: str, controller: str) -> Iterator[tuple[str, ...]]:
+    """Of each hierarchy that has this controller, of both versions: our cgroup's folder and those around it, the root
+    last. `text` is /proc/self/cgroup. Inside a container they are often not where we are told that they are, and the
+    root is ours; folders that are not there say nothing."""
+    for line in text.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, place = rest.partition(":")
         if controller in controllers.split(","):
@@ -386,8 +392,7 @@ def _cgroups(machine: Machine, controller: str) -> Iterator[str]:
         else:
             continue
         path = PurePosixPath(place)
-        for folder in (path, *path.parents):
-            yield f"{root}{'' if str(folder) == '/' else folder}"
+        yield tuple(f"{root}{'' if str(folder) == '/' else folder}" for folder in (path, *path.parents))
 
 
 def read_file(path: Path) -> File:

@@ -11,6 +11,8 @@ it and below, in the root group of a machine what was killed anywhere on it.
 from collections.abc import Iterator
 from pathlib import Path
 
+from gateway.surroundings import cgroups_in
+
 ROOT = Path("/")
 
 
@@ -30,16 +32,10 @@ def oom_kills(root: Path = ROOT) -> int | None:
 
 def _counters(root: Path) -> Iterator[Path]:
     """Ours first. A container may see its group at the top although its name says more."""
-    groups = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = (*line.split(":", 2), "", "")[:3]
-        inside = group.strip("/")
-        if not controllers:
-            yield groups / inside / "memory.events"
-            yield groups / "memory.events"
-        elif "memory" in controllers.split(","):
-            yield groups / "memory" / inside / "memory.oom_control"
-            yield groups / "memory" / "memory.oom_control"
+    for folders in cgroups_in(_read(root / "proc/self/cgroup"), "memory"):
+        for folder in (folders[0], folders[-1]):
+            for name in ("memory.events", "memory.oom_control"):
+                yield root / folder.lstrip("/") / name
     yield root / "proc/vmstat"
 
 
