@@ -690,6 +690,7 @@ class Guard:
             self._start_killing()
         elif self.stopper == 0:
             self._terminate()
+            self._while_terminating()  # the engine may be gone already, and then nothing else would wake us
 
     def _while_terminating(self) -> None:
         now = time.monotonic()

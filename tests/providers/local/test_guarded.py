@@ -110,6 +110,22 @@ async def test_the_stop_command_comes_before_term(launch: Launcher) -> None:
         assert await engine.gone is True
 
 
+async def test_an_engine_that_ends_before_its_stop_command_does_is_gone_with_it(launch: Launcher) -> None:
+    """As with `docker stop`: the container's process ends first. Nobody waits for the rest of the grace then."""
+    number = launch.log.with_name("pid")
+    engine = launch(
+        "/bin/sh",
+        "-c",
+        f"echo $$ > {number}; echo ready; exec sleep 60",
+        stop=["/bin/sh", "-c", f"kill -KILL $(cat {number}); sleep 0.3"],
+    )
+    await soon(lambda: "ready" in text_of(launch.log).split(), "the engine")
+    engine.stop(600)
+    async with asyncio.timeout(SOON):
+        assert (await engine.exited).code == -signal.SIGKILL
+        assert await engine.gone is True
+
+
 async def test_a_stop_command_that_hangs_has_the_grace_and_no_more(launch: Launcher) -> None:
     engine = await launch.ready(stop=["/bin/sleep", "60"])
     engine.stop(0.3)
