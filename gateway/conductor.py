@@ -60,6 +60,7 @@ from gateway.providers.base import (
     Provider,
     ProviderError,
     Ready,
+    Rental,
 )
 
 log = logging.getLogger(__name__)
@@ -224,7 +225,19 @@ def public_name(name: str) -> str:
 class NoJournal:
     """For providers that spend nothing: there is nothing to write down before a start."""
 
-    def note(self, what: str, **facts: object) -> None:
+    def next_name(self) -> str:
+        return ""
+
+    async def intend(self, rental: Rental) -> None:
+        pass
+
+    async def know(self, name: str, instance: str, price: int, why: str = "") -> None:
+        pass
+
+    async def void(self, name: str, why: str) -> None:
+        pass
+
+    async def end(self, name: str, why: str) -> None:
         pass
 
 

@@ -13,13 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway import conductor as conducting
-from gateway.conductor import Conductor, Limits
+from gateway.conductor import Conductor, Limits, NoJournal
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.estimate import Past
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
 from gateway.policy.lifecycle.states import State
-from gateway.providers.base import Asleep, Gone, Instance, Intent, Journal, Loading, News, ProviderError, Ready
+from gateway.providers.base import Asleep, Gone, Instance, Intent, Journal, Loading, News, ProviderError, Ready, Rental
 from tests.support.played import BREAK, Played, Stage, call, refusal_of, stage, ticket_of
 from tests.support.simulated import BEGIN, CoarseLoop, SimulatedLoop, in_simulated_time, run, until
 
@@ -332,14 +332,14 @@ async def test_what_a_failed_start_left_is_stopped_before_the_next() -> None:
 
 @in_simulated_time
 async def test_a_start_that_cannot_be_written_down_starts_nothing() -> None:
-    class FullDisk:
-        def note(self, what: str, **facts: object) -> None:
+    class FullDisk(NoJournal):
+        async def intend(self, rental: Rental) -> None:
             raise OSError(28, "No space left on device", "/data/secret/state.sqlite")
 
     async with stage(journal=FullDisk(), quick_crashes=1) as on:
 
         async def writes_first(intent: Intent, journal: Journal) -> Instance:
-            journal.note("start", run=intent.run)
+            await journal.intend(Rental("r", "played", intent.upstream, intent.run))
             raise AssertionError("unreachable")
 
         on.provider.next_start.append(writes_first)

@@ -5,7 +5,7 @@ A provider turns the conductor's orders into calls on a machine or a vendor, and
 at this edge; one that is unknown is named in an error, never guessed.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,14 +33,45 @@ class Instance:
     """Seconds since the epoch, UTC."""
     price: int = 0
     """Micro-dollars per hour."""
+    name: str = ""
+    """The rental's in the journal. Empty: it costs nothing, and nothing is written down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What is about to be started, written down before anybody is asked to start it."""
+    """What is about to be started."""
 
     upstream: str
     run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rental:
+    """What is about to cost money, or not: written down before anybody is asked to start it."""
+
+    name: str
+    """Ours; no two have the same. What is created at a vendor is called so there, and found by it."""
+    provider: str
+    upstream: str
+    run: int
+    price: int = 0
+    """Micro-dollars per hour, as far as it is known; 0: it costs nothing."""
+    instance: str = ""
+    """The vendor's id, where it is known beforehand."""
+    why: str = ""
+    """Where the price comes from, for people: "RunPod's figure", "HOURLY_PRICE, more than RunPod's 0.31"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a vendor says that one instance of ours has cost, in one span of time. Whole micro-dollars, Unix seconds."""
+
+    instance: str
+    begins: float
+    ends: float
+    amount: int
+    storage: int = 0
+    """The part of `amount` that is for disks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +119,10 @@ class Gone:
     reason: str
     lasting: bool = False
     detail: str = ""
+    code: str = "start_failed"
+    """The refusal's code (gateway/errors.py) for callers who waited for it."""
+    taken: bool = False
+    """The vendor took it away: nobody's fault here, and not a failure to be counted."""
 
 
 News = Loading | Ready | Asleep | Gone
@@ -114,24 +149,52 @@ class Profile:
 
 
 class Journal(Protocol):
-    """Where a provider writes down what it is about to do, before it does it. Handed in; a ledger or a list."""
+    """Where a provider writes down what it is about to do, before it does it. Handed in; a ledger or a list.
 
-    def note(self, what: str, **facts: object) -> None:
-        """Returns only when the note would survive a crash. Raises OSError when it cannot: then nothing is started."""
+    Each returns only when what it was told would survive a crash, and raises OSError when it cannot be written down:
+    then nothing is started.
+    """
+
+    def next_name(self) -> str:
+        """A name for the next rental: the same prefix for all of this gateway's, whatever is lost or restarted."""
+
+    async def intend(self, rental: Rental) -> None:
+        """Before the vendor is asked: it costs from now on. Raises ProviderError, with the code `insufficient_quota`,
+        when the month's budget has no room for it."""
+
+    async def know(self, name: str, instance: str, price: int, why: str = "") -> None:
+        """The vendor's id, and the price that it says. Known already: changes what is different."""
+
+    async def void(self, name: str, why: str) -> None:
+        """The vendor said that nothing was started: it has cost nothing."""
+
+    async def end(self, name: str, why: str) -> None:
+        """The vendor confirmed that it costs nothing any more. Again: changes nothing."""
 
 
 class ProviderError(Exception):
     """The provider could not do what was ordered.
 
     `reason` is a closed sentence fit for a caller. `lasting`: a retry would fail the same way. `instance` is set when
-    something was created all the same and must be stopped.
+    something was created all the same, or may have been, and must be stopped. `code`: the refusal's, for callers who
+    waited. `detail`: what the vendor said, for the log and the admin key only.
     """
 
-    def __init__(self, reason: str, *, lasting: bool = False, instance: Instance | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        lasting: bool = False,
+        instance: Instance | None = None,
+        code: str = "start_failed",
+        detail: str = "",
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.lasting = lasting
         self.instance = instance
+        self.code = code
+        self.detail = detail
 
 
 class Provider(Protocol):
@@ -173,3 +236,18 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Give back sessions and sockets. Stops nothing."""
+
+
+class Renter(Provider, Protocol):
+    """A provider whose instances cost money from the moment they are asked for."""
+
+    async def list(self) -> list[Instance]:
+        """Everything of ours that exists and may cost money for its running, known here or not; `name` as far as the
+        vendor knows it. Raises ProviderError when the vendor cannot be asked: then nothing is known, not nothing."""
+
+    async def bills(self, begins: float, ends: float) -> Sequence[Bill] | None:
+        """What the vendor says that our instances cost from `begins` to `ends` (Unix seconds). None: this vendor has no
+        such records. Raises ProviderError."""
+
+    async def storage(self) -> int | None:
+        """Micro-dollars per month for disks that stay when nothing runs. None: nobody can say yet."""

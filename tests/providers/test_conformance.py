@@ -122,7 +122,7 @@ class TestContract:
         journal = ListJournal()
         async with asyncio.timeout(0.5):
             instance = await case.provider.start(Intent("main", 7), journal)
-        assert [(facts["upstream"], facts["run"]) for _, facts in journal.notes] == [("main", 7)]
+        assert [(rental.upstream, rental.run) for rental in journal.rentals] == [("main", 7)]
         assert instance.provider == case.provider.name
         assert await case.provider.list() == [instance]
 

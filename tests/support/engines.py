@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from gateway.providers.base import Endpoint, Gone, Instance, Loading, News, Provider, Ready
+from gateway.providers.base import Endpoint, Gone, Instance, Loading, News, Provider, Ready, Rental
 from gateway.providers.local import guard
 from gateway.providers.local.environment import OURS
 from gateway.providers.local.guarded import GuardedEngine, OnLine
@@ -28,19 +28,34 @@ def fake_engine(*words: str) -> list[str]:
 
 
 class ListJournal:
-    """Notes that survive for as long as the test does."""
+    """What is written down survives for as long as the test does."""
 
     def __init__(self) -> None:
-        self.notes: list[tuple[str, dict[str, object]]] = []
+        self.rentals: list[Rental] = []
+        self.said: list[tuple[str, ...]] = []
+        """("intend", name), ("know", name, instance), ("void", name), ("end", name), as they came."""
 
-    def note(self, what: str, **facts: object) -> None:
-        self.notes.append((what, facts))
+    def next_name(self) -> str:
+        return f"wakegate-test-{len(self.rentals) + 1}"
+
+    async def intend(self, rental: Rental) -> None:
+        self.rentals.append(rental)
+        self.said.append(("intend", rental.name))
+
+    async def know(self, name: str, instance: str, price: int, why: str = "") -> None:
+        self.said.append(("know", name, instance))
+
+    async def void(self, name: str, why: str) -> None:
+        self.said.append(("void", name))
+
+    async def end(self, name: str, why: str) -> None:
+        self.said.append(("end", name))
 
 
-class FullJournal:
+class FullJournal(ListJournal):
     """A journal on a full volume."""
 
-    def note(self, what: str, **facts: object) -> None:
+    async def intend(self, rental: Rental) -> None:
         raise OSError(28, "No space left on device")
 
 

@@ -24,6 +24,7 @@ from gateway.providers.base import (
     Profile,
     ProviderError,
     Ready,
+    Rental,
 )
 from gateway.providers.feed import Feed
 from gateway.providers.probe import Sight, look
@@ -116,7 +117,7 @@ class ExternalProvider:
     async def start(self, intent: Intent, journal: Journal) -> Instance:
         """Begin to look. Nothing is started anywhere; the journal hears of it all the same, as of every start."""
         try:
-            journal.note("watch upstream", upstream=intent.upstream, run=intent.run)
+            await journal.intend(Rental(f"external-{intent.upstream}", self.name, intent.upstream, intent.run))
         except OSError as error:
             raise ProviderError("What is started could not be written down.") from error
         await self.close()

@@ -34,6 +34,7 @@ from gateway.providers.base import (
     Profile,
     ProviderError,
     Ready,
+    Rental,
 )
 from gateway.providers.feed import Feed
 from gateway.providers.local import commands, guard
@@ -276,7 +277,7 @@ class LocalProvider:
         self._runs.clear()
         run = self._prepare(intent)
         try:
-            journal.note("start engine", upstream=intent.upstream, run=intent.run, cookie=run.cookie)
+            await journal.intend(Rental(run.cookie, self.name, intent.upstream, intent.run))
         except OSError as error:
             remove(run.folder)
             raise ProviderError("What is started could not be written down.") from error

@@ -112,7 +112,7 @@ async def test_start_says_the_endpoint_before_there_is_an_engine(local: Local) -
     assert not Path(instance.endpoint.socket).exists()
     ready = await watcher.first(Ready)
     assert ready.models == ("fake",)
-    assert local.journal.notes[0][1]["cookie"] == instance.id
+    assert local.journal.rentals[0].name == instance.id
 
 
 async def test_an_engine_that_was_begun_ahead_is_the_one_that_the_order_gets(local: Local) -> None:
