@@ -63,6 +63,8 @@ _admission = _group("Admission")
 _limits = _group("Limits")
 _keys = _group("Keys")
 _money = _group("Money")
+_runpod = _group("RunPod")
+_vast = _group("Vast")
 
 Seconds = Annotated[float, kinds.SPAN]
 Wait = Annotated[float, kinds.SPAN_OR_ZERO]
@@ -77,7 +79,10 @@ MaybeMoney = Annotated[int | None, kinds.MONEY]
 
 HealthMode = Annotated[Literal["auto", "strict", "hold", "always"], kinds.one_of("auto", "strict", "hold", "always")]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], kinds.one_of("debug", "info", "warning", "error")]
-ProviderName = Annotated[Literal["local", "external"], kinds.one_of("local", "external")]
+ProviderNames = Annotated[str, kinds.PROVIDERS]
+OnExit = Annotated[Literal["stop", "leave"], kinds.one_of("stop", "leave")]
+Strategy = Annotated[Literal["resume", "recreate"] | None, kinds.one_of("resume", "recreate")]
+Connect = Annotated[Literal["proxy", "tcp"], kinds.one_of("proxy", "tcp")]
 EngineName = Annotated[
     Literal["llama-cpp-python", "llama-server", "vllm", "command"] | None,
     kinds.one_of("llama-cpp-python", "llama-server", "vllm", "command"),
@@ -153,9 +158,11 @@ class Settings(BaseModel):
         "What all logs on this volume may take, of every boot and worker; the oldest go first, never a live one.",
     )
 
-    provider: ProviderName = _compute(
+    provider: ProviderNames = _compute(
         "local",
-        "Where the engine runs: *local* is a child process of the gateway, *external* is something that already runs.",
+        "Where the engine runs: *local* is a child process of the gateway, *external* is something that already runs. "
+        "*runpod-pod* and *vast* rent a GPU when a request comes, and give it back; a list of them is tried in order, "
+        "the cheapest first where both say a price.",
         unset="`local`; `external` when only `UPSTREAM_URL` is set",
     )
     upstream_url: Annotated[str | None, kinds.URL] = _compute(
@@ -163,9 +170,18 @@ class Settings(BaseModel):
     )
     upstream_api_key: Secret = _compute(
         None,
-        "The key that the upstream asks for. `VLLM_API_KEY` means this unless the provider is local.",
+        "The key that the upstream asks for; one that is rented must ask for one. `VLLM_API_KEY` means this unless the "
+        "provider is local.",
     )
     allow_plain_http: Switch = _compute(False, "Whether keys and prompts may go to a public address without TLS.")
+    tls_fingerprint: Annotated[str | None, kinds.FINGERPRINT] = _compute(
+        None,
+        "The SHA-256 fingerprint of the certificate that the upstream must show, instead of one that is signed: a "
+        "WakeGate worker prints its own.",
+    )
+    allow_custom_vendor_url: Switch = _compute(
+        False, "Whether a vendor's API may be at another address than the vendor's own or loopback; it gets the key."
+    )
 
     engine: EngineName = _engine(
         None,
@@ -246,16 +262,16 @@ class Settings(BaseModel):
     wake_on_start: Switch = _lifecycle(
         True,
         "Whether the engine is started with the gateway, before anybody asks.",
-        unset="`true`; `false` with `WAKE_AFTER`",
+        unset="`true`; `false` for what is rented, and with `WAKE_AFTER`",
     )
     start_timeout: Seconds = _lifecycle(600.0, "A start that makes no progress for this long has failed.")
     start_max: Seconds = _lifecycle(1800.0, "A start that takes longer than this in all has failed.")
     idle_timeout: Annotated[float | None, kinds.SPAN_OR_NEVER] = _lifecycle(
         900.0,
-        "The engine is stopped, and its memory given back, after this long without a request; 0 is at once. "
-        "`INACTIVITY_LIMIT_MINUTES` counts minutes.",
+        "The engine is stopped, and its memory or the rented GPU given back, after this long without a request; 0 is "
+        "at once, and wrong for what is rented. `INACTIVITY_LIMIT_MINUTES` counts minutes.",
         aliases=("INACTIVITY_LIMIT", "INACTIVITY_LIMIT_MINUTES"),
-        unset="`15m`; `never` inside a platform's worker and for an external upstream",
+        unset="`15m`; `10m` for what is rented; `never` inside a platform's worker and for an external upstream",
     )
     idle_action: IdleAction = _lifecycle(
         "auto",
@@ -337,8 +353,15 @@ class Settings(BaseModel):
     answer_timeout: Seconds = _limits(3600.0, "The longest wait for an answer that does not stream.")
     stream_idle_timeout: Seconds = _limits(600.0, "The longest silence of the engine in the middle of a stream.")
     write_timeout: Seconds = _limits(60.0, "A caller who reads nothing for this long is dropped.")
+    max_output_tokens: MaybeCount = _limits(
+        None,
+        "The most tokens that one answer may have: a request that asks for more is refused, one that does not say is "
+        "given this many.",
+    )
     max_request_seconds: Annotated[float | None, kinds.SPAN_OR_OFF] = _limits(
-        None, "The longest that one request may take in all, its wait for the engine and its whole stream included."
+        None,
+        "The longest that one request may take in all, its wait for the engine and its whole stream included.",
+        unset="`off`; `1h` for what is rented",
     )
     max_response_size: Annotated[int | None, kinds.SIZE_OR_OFF] = _limits(
         None, "The largest answer of the engine that is not a stream."
@@ -401,14 +424,87 @@ class Settings(BaseModel):
         (), "Web pages that may call from a browser: their origins. `*` needs keys."
     )
 
+    monthly_budget: Annotated[int | Literal["unlimited"] | None, kinds.BUDGET] = _money(
+        None,
+        "Dollars that rented compute, its disks and the fallback may cost in a calendar month (UTC). Renting needs it; "
+        "*unlimited* must be typed.",
+    )
+    budget_grace: Wait = _money(
+        60.0, "How long running answers may go on once the budget is reached; it is inside the budget."
+    )
     hourly_price: Annotated[int | None, kinds.MONEY] = _money(
-        None, "Dollars that an hour of the running engine costs: what `monthly_spend` of a key is counted by."
+        None,
+        "Dollars that an hour of the running engine costs: what `monthly_spend` of a key is counted by. What is rented "
+        "is counted by the vendor's price, or by this one where it is higher or the vendor gives none.",
+    )
+    storage_price: Annotated[int, kinds.MONEY] = _money(
+        200_000, "Dollars that a GB of a stopped machine's disk costs in a month."
+    )
+    max_runtime: Seconds = _money(
+        43200.0, "The longest that rented compute runs at a stretch, whatever the traffic; then it is stopped."
+    )
+    on_exit: OnExit = _money(
+        "stop",
+        "What happens to what is rented when the gateway ends: *stop* waits up to 30 s beyond `DRAIN_TIMEOUT` for the "
+        "vendor to confirm it; *leave* is for a successor.",
+    )
+    self_stop_after: Seconds = _money(
+        1800.0,
+        "A rented worker that has never heard of its controller stops itself after this long without an authenticated "
+        "request.",
+    )
+    warm_schedule: Annotated[tuple[str, ...], kinds.SCHEDULE] = _money(
+        (), "When the engine is kept up without being asked, such as `Mon-Fri 08:30-18:00 Europe/Berlin`."
+    )
+    state_url: Annotated[str | None, kinds.STATE_URL] = _money(
+        None,
+        "Where the ledger is kept: a file (`sqlite:///path`, never on a network file system), or a durable Redis that "
+        "several gateways share.",
+        unset="`wakegate.sqlite` in `DATA_DIR/state`",
+    )
+    alert_url: Annotated[str | None, kinds.WEB_HOOK] = _money(
+        None,
+        "Where to post, as JSON, what somebody should know at once: 50, 80 and 95 % of the budget, an instance that "
+        "does not stop, a vendor that refuses the key, an orphan that was found.",
     )
     count_tokens: Switch = _money(
         False,
         "Whether the engine is asked to count the tokens of each stream (`stream_options.include_usage`), for limits, "
         "metrics and log lines; who did not ask for the count does not see it.",
     )
+
+    runpod_api_key: Secret = _runpod(
+        None, "The key of the RunPod account that pays, with the right to start and stop pods."
+    )
+    runpod_pod_id: Annotated[str | None, kinds.VENDOR_ID] = _runpod(
+        None,
+        "The pod that is started and stopped. Inside a RunPod pod this name and the key's mean that pod itself; there "
+        "the target is called `WAKEGATE_RUNPOD_POD_ID`, and its key `WAKEGATE_RUNPOD_API_KEY`.",
+    )
+    runpod_pod_spec: Annotated[str | None, kinds.SPEC] = _runpod(
+        None,
+        "The pod that is created with each start and terminated at the end: the body of RunPod's `POST /pods` as JSON, "
+        "or a file with it.",
+    )
+    runpod_strategy: Strategy = _runpod(
+        None,
+        "How a pod comes: *resume* starts the one that exists, *recreate* creates one each time, from a list of GPUs "
+        "and data centres.",
+        unset="`recreate` when there is a spec, else `resume`",
+    )
+    runpod_pod_port: Port = _runpod(8000, "The port inside the pod that answers.")
+    runpod_connect: Connect = _runpod(
+        "proxy", "How the pod is reached: RunPod's *proxy*, which ends a silent answer after 100 s, or *tcp*."
+    )
+    runpod_api_url: Annotated[str, kinds.VENDOR_URL] = _runpod("https://api.runpod.io/v2", "RunPod's API.")
+    runpod_proxy_url: Annotated[str, kinds.PROXY_URL] = _runpod(
+        "https://{pod_id}-{port}.proxy.runpod.net", "Where RunPod's proxy answers for a pod."
+    )
+
+    vast_api_key: Secret = _vast(None, "The key of the Vast.ai account that pays.")
+    vast_instance_id: Annotated[str | None, kinds.VENDOR_ID] = _vast(None, "The instance that is started and stopped.")
+    vast_port: Port = _vast(8000, "The port inside the instance that answers.")
+    vast_api_url: Annotated[str, kinds.VENDOR_URL] = _vast("https://console.vast.ai/api/v0", "Vast's API.")
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 
@@ -428,6 +524,16 @@ class Settings(BaseModel):
         return copy
 
     @property
+    def providers(self) -> tuple[str, ...]:
+        """The names in `PROVIDER`, in order."""
+        return tuple(self.provider.split(","))
+
+    @property
+    def rents(self) -> bool:
+        """Whether starting it costs money."""
+        return self.providers[0] in kinds.RENTED
+
+    @property
     def has_fallback(self) -> bool:
         """Whether somebody else may answer at all."""
         return self.cold_start == "fallback" or bool(self.fallback_on)
@@ -438,8 +544,12 @@ class Settings(BaseModel):
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret's text, longest first, for whoever must keep them out of logs."""
-        values = (getattr(self, setting.field) for setting in SETTINGS.values() if setting.secret)
-        return tuple(sorted({v.get_secret_value() for v in values if v is not None}, key=len, reverse=True))
+        values = {
+            value.get_secret_value() if isinstance(value, SecretStr) else value
+            for setting in SETTINGS.values()
+            if (setting.secret or setting.confidential) and (value := getattr(self, setting.field)) is not None
+        }
+        return tuple(sorted(values, key=len, reverse=True))
 
     def __repr__(self) -> str:
         """What differs from the defaults, and no secrets."""
@@ -472,6 +582,11 @@ class Setting:
         return self.kind is kinds.SECRET
 
     @property
+    def confidential(self) -> bool:
+        """A URL that may hold a password or is itself the secret."""
+        return self.kind in (kinds.WEB_HOOK, kinds.STATE_URL)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Every name that it is read from, without the prefix; a secret's files come last."""
         plain = (self.name, *self.aliases)
@@ -493,6 +608,9 @@ VLLM_KEYS = ("VLLM_API_KEY", "VLLM_API_KEY_FILE")
 """The one name whose meaning depends: what worker-vllm asks its callers for, and what others send to it."""
 
 NAMES_TO_FIELD: dict[str, str] = {name: setting.field for setting in SETTINGS.values() for name in setting.names}
+
+THE_MACHINES_OWN = frozenset({"RUNPOD_POD_ID", "RUNPOD_API_KEY"})
+"""Inside a RunPod pod these are what RunPod says of the pod itself, and not what somebody wants started."""
 
 INTERNAL_NAMES = frozenset(
     f"{PREFIX}{name}" for name in ("RUN_DIR", "BOOT", "DEMO_MODEL", "PYTHON", "WHEEL_CACHE", "ENV_FILE", "CONFIG")
@@ -787,7 +905,12 @@ def load(environ: Mapping[str, str], *, read: ReadFile, dotenv: Path | None = No
     which other programs use as well; then the environment comes before `.env`, and `.env` before the TOML file.
     """
     reader = _Reader(read)
-    outside = [_Entry(name, value) for name, value in environ.items() if not _is_service_link(name, value)]
+    inside_pod = any(environ.get(name) for name in ("RUNPOD_DC_ID", "RUNPOD_POD_HOSTNAME"))
+    outside = [
+        _Entry(name, value)
+        for name, value in environ.items()
+        if not _is_service_link(name, value) and not (inside_pod and name in THE_MACHINES_OWN)
+    ]
     asked = environ.get(f"{PREFIX}ENV_FILE", "").strip()
     path = Path(asked) if asked else dotenv
     inside = reader.dotenv(path, asked_for=bool(asked)) if path else []
@@ -956,6 +1079,110 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
     if s.upstream_url is not None:
         yield from _url_contradictions(s, "upstream_url", s.upstream_url, "the upstream's own address", "keys")
     yield from _fallback_contradictions(s)
+    yield from _vendor_url_contradictions(s)
+    if s.rents:
+        yield from _renting_contradictions(s)
+
+
+VENDORS_OWN = {"runpod_api_url": "runpod.io", "vast_api_url": "vast.ai", "runpod_proxy_url": "runpod.net"}
+"""The hosts that a vendor's key, or a prompt, may go to without being asked twice: these and those below them."""
+
+
+def _vendor_url_contradictions(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    for field, own in VENDORS_OWN.items():
+        url = str(getattr(s, field)).replace("{pod_id}", "x").replace("{port}", "1")
+        host = host_and_port(url)[0].lower().rstrip(".")
+        if is_this_machine(host) or s.allow_custom_vendor_url:
+            continue
+        if host != own and not host.endswith(f".{own}"):
+            yield (
+                (field, "allow_custom_vendor_url"),
+                f"{field.upper()}: {shown(getattr(s, field))} is not at {own}, and would get the key or what is asked; "
+                "allowed: the vendor's own address, loopback, or ALLOW_CUSTOM_VENDOR_URL=true",
+            )
+        elif not url.startswith("https://"):
+            yield (
+                (field,),
+                f"{field.upper()}: {shown(getattr(s, field))} would send the key in the clear; allowed: https://",
+            )
+
+
+def _renting_contradictions(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What nobody should rent without: who pays, how much, what exactly, and who may ask for it."""
+
+    def needed(field: str, why: str, allowed: str) -> tuple[tuple[str, ...], str]:
+        return (field, "provider"), f"{field.upper()}: not set, and {why}; allowed: {allowed}"
+
+    rented = f"PROVIDER={s.provider} rents"
+    if s.monthly_budget is None:
+        yield needed("monthly_budget", f"{rented} with your card", kinds.BUDGET.allowed)
+    if s.upstream_api_key is None:
+        yield needed(
+            "upstream_api_key",
+            f"{rented} something that anybody on the internet can reach",
+            "a key that the rented engine asks for (its own API_KEY or --api-key)",
+        )
+    if s.auth_enabled is False:
+        yield (
+            ("auth_enabled", "provider"),
+            f"AUTH_ENABLED: false, and {rented} for whoever asks; allowed: API_KEY or API_KEYS_FILE",
+        )
+    elif s.api_key is None and s.api_keys_file is None:
+        yield needed("api_key", f"{rented} for whoever asks", "a key for callers, or API_KEYS_FILE")
+    if s.idle_timeout == 0:
+        yield (
+            ("idle_timeout", "provider"),
+            "IDLE_TIMEOUT: 0 would stop what is rented before its first answer; allowed: 60s or more, or never",
+        )
+    if s.upstream_url is not None:
+        yield (
+            ("upstream_url", "provider"),
+            f"UPSTREAM_URL: {shown(s.upstream_url)}, and PROVIDER={s.provider} finds out itself; allowed: not set",
+        )
+    if "runpod-pod" in s.providers:
+        yield from _runpod_contradictions(s)
+    if "vast" in s.providers:
+        why = "PROVIDER=vast needs it"
+        if s.vast_api_key is None:
+            yield needed("vast_api_key", why, "a key from https://cloud.vast.ai/manage-keys/")
+        if s.vast_instance_id is None:
+            yield needed("vast_instance_id", why, "the id of an instance of yours, as `vastai show instances` has it")
+        if not s.allow_plain_http and s.tls_fingerprint is None:
+            yield (
+                ("vast_instance_id", "allow_plain_http", "tls_fingerprint", "provider"),
+                "TLS_FINGERPRINT: not set, and Vast's ports have no TLS: keys and prompts would cross the internet in "
+                "the clear; allowed: the fingerprint that a WakeGate worker prints, or ALLOW_PLAIN_HTTP=true",
+            )
+
+
+def _runpod_contradictions(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    if s.runpod_api_key is None:
+        yield (
+            ("runpod_api_key", "provider"),
+            "RUNPOD_API_KEY: not set, and PROVIDER=runpod-pod needs it; allowed: a key from RunPod's settings page",
+        )
+    if s.runpod_pod_id is None and s.runpod_pod_spec is None:
+        yield (
+            ("runpod_pod_id", "runpod_pod_spec", "provider"),
+            "RUNPOD_POD_ID: not set, and RUNPOD_POD_SPEC neither; allowed: the id of a pod of yours, or what to create",
+        )
+    elif s.runpod_strategy == "resume" and s.runpod_pod_id is None:
+        yield (
+            ("runpod_strategy", "runpod_pod_id"),
+            "RUNPOD_POD_ID: not set, and RUNPOD_STRATEGY=resume needs it; allowed: the id of a pod of yours",
+        )
+    elif s.runpod_strategy == "recreate" and s.runpod_pod_spec is None:
+        yield (
+            ("runpod_strategy", "runpod_pod_spec"),
+            "RUNPOD_POD_SPEC: not set, and RUNPOD_STRATEGY=recreate needs it; allowed: " + kinds.SPEC.allowed,
+        )
+    resumes = s.runpod_pod_spec is None or s.runpod_strategy == "resume"  # what is created is handed a certificate
+    if s.runpod_connect == "tcp" and resumes and not s.allow_plain_http and s.tls_fingerprint is None:
+        yield (
+            ("runpod_connect", "allow_plain_http", "tls_fingerprint"),
+            "RUNPOD_CONNECT: tcp has no TLS of RunPod's: keys and prompts would cross the internet in the clear; "
+            "allowed: proxy, TLS_FINGERPRINT with a WakeGate worker, or ALLOW_PLAIN_HTTP=true",
+        )
 
 
 def _url_contradictions(
@@ -1031,5 +1258,11 @@ def _doubts(settings: Settings) -> Iterator[str]:
         yield "FALLBACK_URL is where UPSTREAM_URL is: what does not serve there does not answer in its place, either"
     if (s.fallback_price_in is None) != (s.fallback_price_out is None):
         yield "FALLBACK_PRICE_IN and FALLBACK_PRICE_OUT count only together; one of them is not set"
+    if s.monthly_budget is not None and not s.rents:
+        yield f"MONTHLY_BUDGET is not used: PROVIDER={s.provider} rents nothing"
+    if s.rents and s.idle_timeout is None and s.given("idle_timeout"):
+        yield "IDLE_TIMEOUT is never: what is rented runs until MAX_RUNTIME or the budget ends it"
+    if s.rents and s.wake_on_start and s.given("wake_on_start"):
+        yield "WAKE_ON_START is true: each start of this gateway rents, whether somebody asks or not"
     if s.start_timeout > s.start_max:
         yield "START_TIMEOUT is longer than START_MAX, which ends a start first"

@@ -71,6 +71,10 @@ CATALOGUE: dict[str, Kind] = {
         "The engine made no progress for START_TIMEOUT, or took longer than START_MAX.",
         retry_after=30,
     ),
+    "no_capacity": Kind(
+        503, SERVER, True, "The vendor has no such GPU free at the moment; nothing was charged.", retry_after=60
+    ),
+    "provider_auth": Kind(503, SERVER, False, "The vendor refuses the key, or there is no credit left."),
     "overloaded": Kind(503, SERVER, True, "MAX_CONNECTIONS are open already.", close=True),
 }
 

@@ -401,6 +401,84 @@ def _spell_money(value: int) -> str:
     return f"{whole}.{part:06d}".rstrip("0").rstrip(".")
 
 
+def _money_or_unlimited(text: str) -> int | str:
+    return "unlimited" if text.lower() == "unlimited" else _money(text)
+
+
+def _spell_budget(value: int | str | None) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _spell_money(value)
+
+
+def _providers(text: str) -> str:
+    """One, or several that rent, in order."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names) or any(name not in (*HERE, *RENTED) for name in names):
+        raise ValueError
+    if len(names) > 1 and not set(names) <= set(RENTED):
+        raise ValueError("only those that rent can stand in a list")
+    return ",".join(names)
+
+
+def _vendor_url(text: str) -> str:
+    """A vendor's API: scheme, host and path, without a slash at the end."""
+    if re.search(r"[\x00-\x20\x7f\\]", text):
+        raise ValueError("it has a space, a control character or a backslash in it")
+    url = urlsplit(text)
+    if "@" in url.netloc:
+        raise ValueError("it has a user name in it; a key belongs in a setting of its own")
+    if "?" in text or "#" in text:
+        raise ValueError("it has a query or a fragment")
+    return _upstream_url(url._replace(path="").geturl()) + url.path.rstrip("/")
+
+
+def _proxy_url(text: str) -> str:
+    """RunPod's form: `https://{pod_id}-{port}.proxy.runpod.net`."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\-_:{}\[\]]+/?", text) or re.search(r"\{(?!pod_id\}|port\})", text):
+        raise ValueError("only {pod_id} and {port} are filled in, and it has no path")
+    _upstream_url(text.replace("{pod_id}", "abc").replace("{port}", "1"))
+    return text.rstrip("/")
+
+
+def _web_hook(text: str) -> str:
+    """Any URL that something can be posted to; its path and query are often the secret."""
+    url = urlsplit(text)
+    if re.search(r"[\x00-\x20\x7f\\]", text) or url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError
+    return text
+
+
+def _state_url(text: str) -> str:
+    url = urlsplit(text)
+    if re.search(r"[\x00-\x20\x7f]", text) or url.scheme not in ("redis", "rediss", "sqlite"):
+        raise ValueError
+    if url.scheme == "sqlite" and (url.netloc or not url.path.startswith("/")):
+        raise ValueError("a file is written with three slashes and its whole path")
+    if url.scheme != "sqlite" and not url.hostname:
+        raise ValueError("it names no host")
+    return text
+
+
+def _vendor_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
+        raise ValueError
+    return text
+
+
+def _fingerprint(text: str) -> str:
+    """Of a certificate (SHA-256), as openssl and we print it: colons or none, lower or upper case."""
+    plain = text.lower().removeprefix("sha256:").removeprefix("sha256 fingerprint=").replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]{64}", plain):
+        raise ValueError
+    return plain
+
+
+def _schedule(text: str) -> tuple[str, ...]:
+    """Spans, separated by semicolons or line breaks; what each says is read by policy/schedule.py."""
+    return tuple(part.strip() for part in re.split(r"[;\n]", text) if part.strip())
+
+
 def _spell_switch(value: bool | None) -> str:
     return "auto" if value is None else "true" if value else "false"
 
@@ -417,6 +495,28 @@ def _spell_words(value: tuple[str, ...]) -> str:
     return shlex.join(value) if not value or not value[0].startswith("[") else json.dumps(value)
 
 
+HERE = ("local", "external")
+RENTED = ("runpod-pod", "vast")
+"""Providers that cost money."""
+PROVIDERS = Kind(
+    "a provider",
+    f"{', '.join((*HERE, *RENTED))}, or those that rent in order: {','.join(RENTED)}",
+    _providers,
+)
+BUDGET = Kind("a budget", "dollars a month, such as 20, or unlimited", _money_or_unlimited, _spell_budget)
+VENDOR_URL = Kind("the URL of a vendor's API", "such as https://api.runpod.io/v2", _vendor_url)
+PROXY_URL = Kind("a form of URL", "such as https://{pod_id}-{port}.proxy.runpod.net", _proxy_url)
+WEB_HOOK = Kind("a URL to post to", "https://…", _web_hook, hidden=True)
+STATE_URL = Kind("a place for the ledger", "redis://host:port/0, rediss://… or sqlite:///path", _state_url, hidden=True)
+VENDOR_ID = Kind("a vendor's id", "letters, digits and -, at most 64", _vendor_id)
+SPEC = Kind("a pod to create", "the body of POST /pods as JSON, or the path of a file with it", _text, hidden=True)
+FINGERPRINT = Kind("a certificate's fingerprint", "SHA-256, 64 hexadecimal digits, colons or none", _fingerprint)
+SCHEDULE = Kind(
+    "a list of times",
+    "such as Mon-Fri 08:30-18:00 Europe/Berlin; several with ; between",
+    _schedule,
+    "; ".join,
+)
 PORT = Kind("a port", "1 to 65535", _whole(0, 65535))
 """0 is any free one; only tests can make use of that."""
 COUNT = Kind("a whole number above zero", "1, 2, 3, …", _whole(1, 10**12))

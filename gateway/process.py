@@ -48,7 +48,8 @@ def make_boot(environ: Mapping[str, str]) -> Boot:
     folder = environ.get("WAKEGATE_RUN_DIR") or tempfile.mkdtemp(prefix="wakegate-")
     demo = environ.get("WAKEGATE_DEMO_MODEL")
     nonce = environ.get("WAKEGATE_BOOT") or secrets.token_hex(16)
-    worker = re.sub(r"[^A-Za-z0-9.-]+", "-", environ.get("RUNPOD_POD_ID") or platform.node())[:40] or "worker"
+    inside = environ.get("RUNPOD_POD_ID") if environ.get("RUNPOD_DC_ID") or environ.get("RUNPOD_POD_HOSTNAME") else None
+    worker = re.sub(r"[^A-Za-z0-9.-]+", "-", inside or platform.node())[:40] or "worker"
     # The nonce's beginning: two gateways of one host may begin in the same second, and share a volume.
     stamp = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}_{worker}-{nonce[:4]}"
     return Boot(nonce, Path(folder), Path(demo) if demo else None, stamp, worker)

@@ -27,6 +27,8 @@ Platform = Literal["runpod-serverless", "runpod-pod", "vast", "modal", "kubernet
 
 EDGE_HOLD = 85.0
 """Seconds. RunPod's proxy and Cloudflare give up on a silent answer after 100, Modal after 150."""
+RENTED_IDLE, RENTED_REQUEST = 600.0, 3600.0
+"""Seconds. What costs by the second is given back sooner, and no answer holds it for ever."""
 DRAIN_UNKNOWN = 8.0
 """Seconds. `docker stop` kills after 10; platforms that say nothing are not known to wait longer."""
 FILES_OF_OUR_OWN = 256
@@ -443,13 +445,17 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
 
     if settings.auth_enabled is False and not around.in_container:
         default("host", "127.0.0.1")
-    if settings.wake_after is not None:
+    if settings.wake_after is not None or settings.rents:
         default("wake_on_start", False)
+    if settings.rents:
+        default("max_request_seconds", RENTED_REQUEST)
     if settings.health_mode == "auto" and settings.cold_start == "fallback":
         changes["health_mode"] = "hold"  # requests are answered from the first moment on, by somebody else
     elif settings.health_mode == "auto" and around.platform != "runpod-serverless":
         changes["health_mode"] = "strict"  # there the app decides, by how long starts take
-    if settings.provider != "local" or around.is_worker:
+    if settings.rents:
+        default("idle_timeout", RENTED_IDLE)
+    elif settings.provider != "local" or around.is_worker:
         default("idle_timeout", None)
     if around.in_container and around.platform != "kubernetes":  # Kubernetes waits 30 s unless told otherwise
         default("drain_timeout", DRAIN_UNKNOWN)

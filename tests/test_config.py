@@ -135,6 +135,16 @@ EXAMPLES = {
     kinds.ORIGINS: "https://seven.example,http://localhost:7777",
     kinds.MONEY: "0.77",
     kinds.LOG_NAME: "seven",
+    kinds.PROVIDERS: "external",
+    kinds.BUDGET: "77",
+    kinds.FINGERPRINT: "AB:" * 31 + "AB",
+    kinds.STATE_URL: "redis://seven:6379/0",
+    kinds.WEB_HOOK: "https://seven.example/hook?key=1",
+    kinds.SCHEDULE: "Mon-Fri 08:30-18:00 Europe/Berlin; Sat 10:00-12:00 UTC",
+    kinds.VENDOR_ID: "seven7",
+    kinds.VENDOR_URL: "http://127.0.0.1:7777/v2",
+    kinds.PROXY_URL: "http://127.0.0.1:{port}",
+    kinds.SPEC: '{"name": "seven"}',
 }
 
 
@@ -785,3 +795,94 @@ def test_reading_settings_imports_no_more_than_it_needs() -> None:
     dear = {"typer", "rich", "aiohttp", "huggingface_hub", "tomllib", "dotenv", "difflib", "gateway.surroundings"}
     dear |= {"pydantic_settings", "argparse"}
     assert not dear & set(done.stdout.split())
+
+
+# --- what is rented --------------------------------------------------------------------------------------------------
+
+RENTS = {
+    "PROVIDER": "runpod-pod",
+    "RUNPOD_API_KEY": KEY,
+    "RUNPOD_POD_ID": "abc123",
+    "UPSTREAM_API_KEY": KEY[::-1],
+    "API_KEY": KEY + "2",
+    "MONTHLY_BUDGET": "20",
+}
+VAST = {**RENTS, "PROVIDER": "vast", "VAST_API_KEY": KEY, "VAST_INSTANCE_ID": "77", "ALLOW_PLAIN_HTTP": "true"}
+
+
+def without(settings: dict[str, str], *names: str, **more: str) -> dict[str, str]:
+    return {name: value for name, value in settings.items() if name not in names} | more
+
+
+def test_a_pod_can_be_rented_with_six_settings() -> None:
+    settings = load(RENTS)
+    assert (settings.providers, settings.rents, settings.monthly_budget) == (("runpod-pod",), True, 20_000_000)
+    assert settings.warnings == ()
+
+
+def test_providers_are_a_list_in_order_or_one() -> None:
+    assert load(VAST | {"PROVIDER": "vast, runpod-pod"}).providers == ("vast", "runpod-pod")
+    assert load().providers == ("local",)
+    for wrong in ("local,vast", "vast,vast", ",", "pod"):
+        assert problems({"PROVIDER": wrong})
+
+
+def test_an_unlimited_budget_must_be_typed() -> None:
+    assert load(RENTS | {"MONTHLY_BUDGET": "unlimited"}).monthly_budget == "unlimited"
+    for wrong in ("", "none", "off", "-1", "infinite"):
+        assert any("MONTHLY_BUDGET" in line for line in problems(RENTS | {"MONTHLY_BUDGET": wrong}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (without(RENTS, "MONTHLY_BUDGET"), "MONTHLY_BUDGET"),
+        (without(RENTS, "RUNPOD_API_KEY"), "RUNPOD_API_KEY"),
+        (without(RENTS, "RUNPOD_POD_ID"), "RUNPOD_POD_ID"),
+        (without(RENTS, "UPSTREAM_API_KEY"), "UPSTREAM_API_KEY"),
+        (without(RENTS, "API_KEY"), "API_KEY"),
+        (without(RENTS, "API_KEY", AUTH_ENABLED="false"), "AUTH_ENABLED"),
+        (without(RENTS, IDLE_TIMEOUT="0"), "IDLE_TIMEOUT"),
+        (without(RENTS, UPSTREAM_URL="http://gpu:1"), "UPSTREAM_URL"),
+        (without(RENTS, RUNPOD_STRATEGY="recreate"), "RUNPOD_POD_SPEC"),
+        (without(RENTS, "RUNPOD_POD_ID", RUNPOD_POD_SPEC="{}", RUNPOD_STRATEGY="resume"), "RUNPOD_POD_ID"),
+        (without(RENTS, RUNPOD_CONNECT="tcp"), "RUNPOD_CONNECT"),
+        (without(RENTS, RUNPOD_API_URL="https://evil.example/v2"), "RUNPOD_API_URL"),
+        (without(RENTS, RUNPOD_API_URL="https://evilrunpod.io"), "RUNPOD_API_URL"),
+        (without(RENTS, RUNPOD_API_URL="http://api.runpod.io/v2"), "RUNPOD_API_URL"),
+        (without(RENTS, RUNPOD_PROXY_URL="https://{pod_id}.evil.example"), "RUNPOD_PROXY_URL"),
+        (without(VAST, "VAST_API_KEY"), "VAST_API_KEY"),
+        (without(VAST, "VAST_INSTANCE_ID"), "VAST_INSTANCE_ID"),
+        (without(VAST, "ALLOW_PLAIN_HTTP"), "TLS_FINGERPRINT"),
+        (without(VAST, VAST_API_URL="https://vast.ai.evil.example"), "VAST_API_URL"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_nobody_rents_by_mistake(settings: dict[str, str], name: str) -> None:
+    """One line that names the setting and what is allowed, and no secret."""
+    (line,) = problems(settings)
+    assert line.startswith(f"{name}: ") and "; allowed: " in line
+    assert KEY not in line
+
+
+def test_a_vendor_elsewhere_is_allowed_by_its_own_setting_or_on_loopback() -> None:
+    for url in ("http://127.0.0.1:9/v2", "http://localhost:9/v2", "https://eu.api.runpod.io/v2"):
+        assert load(RENTS | {"RUNPOD_API_URL": url}).runpod_api_url == url
+    load(RENTS | {"RUNPOD_API_URL": "https://proxy.example/v2", "ALLOW_CUSTOM_VENDOR_URL": "true"})
+
+
+def test_a_created_pod_over_tcp_is_handed_its_certificate() -> None:
+    load(without(RENTS, "RUNPOD_POD_ID", RUNPOD_POD_SPEC="{}", RUNPOD_CONNECT="tcp"))
+
+
+def test_inside_a_pod_runpods_own_names_mean_the_pod_itself() -> None:
+    inside = without(RENTS, RUNPOD_DC_ID="EU-RO-1", RUNPOD_POD_ID="itself")
+    assert any("RUNPOD_POD_ID" in line for line in problems(inside))
+    other = {"WAKEGATE_RUNPOD_POD_ID": "another", "WAKEGATE_RUNPOD_API_KEY": KEY}
+    assert load(inside | other).runpod_pod_id == "another"
+
+
+def test_where_to_alert_and_where_the_ledger_is_are_secrets_of_the_log() -> None:
+    settings = load(RENTS | {"ALERT_URL": "https://hooks.example/T0/secret", "STATE_URL": "redis://:pass@host/0"})
+    assert {"https://hooks.example/T0/secret", "redis://:pass@host/0"} <= set(settings.secrets())
+    assert "hooks" not in repr(settings) and "pass@" not in repr(settings)
