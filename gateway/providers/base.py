@@ -20,6 +20,13 @@ class Endpoint:
     """A unix socket to connect to instead of the host in `url`."""
     key: str | None = field(default=None, repr=False)
     """Sent as `Authorization: Bearer …`. The upstream's own key, never a caller's."""
+    fingerprint: str | None = None
+    """The SHA-256 of the one certificate that is believed there, in hexadecimal digits, whoever signed it and whatever
+    names and dates it holds; nothing is sent to one with another. None: one that the system's authorities signed."""
+
+    def __post_init__(self) -> None:
+        if self.fingerprint is not None and not self.url.startswith("https://"):
+            raise ValueError(f"{self.url} has no TLS, and a certificate is expected there")
 
 
 @dataclass(frozen=True, slots=True)

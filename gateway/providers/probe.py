@@ -7,7 +7,7 @@ import asyncio
 import json
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.providers.base import Endpoint
 
@@ -62,6 +62,7 @@ async def look(session: "aiohttp.ClientSession", endpoint: Endpoint, path: str, 
             headers=headers,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=within),
+            ssl=belief(endpoint),
         ) as answer:
             body = await answer.content.read(ANSWER_MAX + 1)
             while len(body) <= ANSWER_MAX and not answer.content.at_eof():
@@ -69,6 +70,8 @@ async def look(session: "aiohttp.ClientSession", endpoint: Endpoint, path: str, 
             return Sight(answer.status, parse(body), is_html(answer.headers.get("Content-Type", ""), body))
     except TimeoutError:
         return Sight(0, trouble="timeout")
+    except aiohttp.ServerFingerprintMismatch as error:
+        return Sight(0, trouble="tls", detail=f"the certificate has the fingerprint {error.got.hex()}")
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError) as error:
         return Sight(0, trouble="tls", detail=str(error))
     except aiohttp.ClientConnectorDNSError as error:
@@ -77,6 +80,14 @@ async def look(session: "aiohttp.ClientSession", endpoint: Endpoint, path: str, 
         return Sight(0, trouble="refused", detail=str(error))
     except (aiohttp.ClientError, ValueError) as error:
         return Sight(0, trouble="protocol", detail=str(error))
+
+
+def belief(endpoint: Endpoint) -> "aiohttp.Fingerprint | Literal[True]":
+    """What aiohttp is to believe of this endpoint's certificate: the one with its fingerprint, looked at before
+    anything is sent; or what the session believes."""
+    import aiohttp
+
+    return aiohttp.Fingerprint(bytes.fromhex(endpoint.fingerprint)) if endpoint.fingerprint is not None else True
 
 
 def parse(body: bytes) -> Any:

@@ -149,6 +149,13 @@ class Connection(asyncio.Protocol):
     # -- what came of it -----------------------------------------------------------------------
 
     @property
+    def certificate(self) -> bytes | None:
+        """What the other end showed (DER); None without TLS."""
+        secured = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        shown: bytes | None = secured.getpeercert(binary_form=True) if secured is not None else None
+        return shown
+
+    @property
     def head(self) -> Head | None:
         return self._parser.head if self._parser is not None else None
 

@@ -9,9 +9,14 @@ cpp-httplib after five idle seconds, others as they like. A request that is sent
 - what carried a stream is closed at once; where a new one costs a TLS handshake, it rests until an end would be seen.
 
 The last one that was given back is the first one taken, so that those that are too many grow old and go.
+
+A rented machine has no name that an authority would sign for. Where the endpoint says which certificate is the right
+one, that one is looked for, and nothing is sent before it was seen.
 """
 
 import asyncio
+import hashlib
+import hmac
 import socket
 import ssl
 from collections import deque
@@ -52,6 +57,21 @@ def system_trust() -> ssl.SSLContext:
     return context
 
 
+@lru_cache(maxsize=1)
+def any_certificate() -> ssl.SSLContext:
+    """Certificates are not verified, only that whoever shows one has its key: for those who know the right one's
+    fingerprint and compare it before they send anything."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class WrongCertificate(ssl.SSLCertVerificationError):
+    """Somebody else answers there, or the right one has a new certificate."""
+
+
 class Pool:
     """Connections to one endpoint, with TLS where its URL says so."""
 
@@ -70,7 +90,10 @@ class Pool:
         self._socket = endpoint.socket
         self._host = url.host or "localhost"
         self._port = url.port or 80
-        self._tls = (trust or system_trust()) if url.scheme == "https" and endpoint.socket is None else None
+        self._fingerprint = endpoint.fingerprint
+        self._tls: ssl.SSLContext | None = None
+        if url.scheme == "https" and endpoint.socket is None:
+            self._tls = any_certificate() if self._fingerprint is not None else trust or system_trust()
         self._over: Over = "unix" if endpoint.socket is not None else "tls" if self._tls is not None else "tcp"
         self._connect = connect
         self._alarms = Alarms(self._loop)
@@ -166,6 +189,8 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect):
                 await self._open(connection)
+            if self._fingerprint is not None:
+                check_certificate(connection.certificate, self._fingerprint)
         except BaseException as error:
             connection.abort()  # it may have come in the very moment in which nobody wanted it any more
             if isinstance(error, TimeoutError):
@@ -223,6 +248,14 @@ class Pool:
         except OSError:
             self._addresses = None  # it may have moved
             raise
+
+
+def check_certificate(came: bytes | None, fingerprint: str) -> None:
+    """Whether the certificate that came (DER) is the one with this SHA-256, in hexadecimal digits. Raises
+    WrongCertificate."""
+    seen = hashlib.sha256(came).hexdigest() if came else "none"
+    if not hmac.compare_digest(seen, fingerprint):
+        raise WrongCertificate(f"its certificate has the fingerprint {seen}, and not the one in TLS_FINGERPRINT")
 
 
 async def _at_socket(path: str) -> socket.socket:

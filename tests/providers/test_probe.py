@@ -1,7 +1,11 @@
 """One look at an upstream: what came, and nothing believed."""
 
 import asyncio
+import hashlib
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +88,48 @@ def test_a_list_that_is_none_names_no_models(value: str) -> None:
 )
 def test_a_page_is_recognised(kind: str, body: bytes, html: bool) -> None:
     assert is_html(kind, body) is html
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
+    """What a server shows that signed its own, and its fingerprint."""
+    folder: Path = tmp_path_factory.mktemp("pin")
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"), "-subj", "/CN=worker"]
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    subprocess.run(["openssl", "req", "-x509", *new, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    der = ssl.PEM_cert_to_DER_cert((folder / "cert.pem").read_text())
+    return context, hashlib.sha256(der).hexdigest()
+
+
+@pytest.mark.parametrize("right", [True, False])
+async def test_a_key_is_shown_to_the_one_certificate_that_is_known_and_to_no_other(
+    right: bool, certificate: tuple[ssl.SSLContext, str]
+) -> None:
+    context, fingerprint = certificate
+    heard = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1000):
+            heard.extend(data)
+            writer.write(answer(b"{}"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    session = private_session(None)
+    try:
+        known = fingerprint if right else "0" * 64
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        sight = await look(session, Endpoint(url, key="k" * 16, fingerprint=known), "/health", within=10)
+    finally:
+        await session.close()
+        server.close()
+    assert (sight.status, sight.trouble) == ((200, "") if right else (0, "tls"))
+    assert (b"k" * 16 in heard) is right
+    assert right or fingerprint in sight.detail
+
+
+def test_a_fingerprint_without_tls_is_no_endpoint() -> None:
+    with pytest.raises(ValueError, match="no TLS"):
+        Endpoint("http://127.0.0.1:8000", fingerprint="0" * 64)

@@ -7,6 +7,7 @@ engine's ends are plain sockets in the test's hand (tests/support/engine_end.py)
 import asyncio
 import contextlib
 import errno
+import hashlib
 import os
 import socket
 import ssl
@@ -21,7 +22,7 @@ import pytest
 
 from gateway.providers.base import Endpoint
 from gateway.proxy.connection import Connection
-from gateway.proxy.pool import FORGIVE, IDLE_MAX, KEEP, KNOWN_FOR, REST, Pool
+from gateway.proxy.pool import FORGIVE, IDLE_MAX, KEEP, KNOWN_FOR, REST, Pool, WrongCertificate
 from tests.support.clock_loop import ClockLoop
 from tests.support.engine_end import EngineEnd, Over, until
 from tests.support.llama import ROOT
@@ -694,6 +695,33 @@ async def test_over_tls_no_other_certificate_is_believed(name: str, pki: Path) -
         sockets = open_sockets()
         with pytest.raises(ssl.SSLCertVerificationError):
             await Pool(Endpoint(f"https://localhost:{port}"), connect=5, trust=believing(pki)).open()
+        await nothing_left(sockets)
+
+
+def fingerprint_of(pki: Path, name: str) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert((pki / f"{name}.pem").read_text())).hexdigest()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_where_the_certificate_is_known_that_one_is_believed_whoever_signed_it(host: str, pki: Path) -> None:
+    """A rented machine signs its own, and has whatever address its vendor gave it this time."""
+    with tls_engine(pki, "self") as port:
+        connection = await Pool(
+            Endpoint(f"https://{host}:{port}", fingerprint=fingerprint_of(pki, "self")), connect=5
+        ).open()
+        await tls_answer(connection)
+        connection.abort()
+        await until(lambda: connection.is_lost)
+
+
+@pytest.mark.parametrize("shown", ["self", "right"])
+async def test_where_the_certificate_is_known_no_other_hears_a_byte_of_a_request(shown: str, pki: Path) -> None:
+    """Not even one that an authority signed: whoever can have one made for that address is not the worker."""
+    with tls_engine(pki, shown) as port:
+        sockets = open_sockets()
+        endpoint = Endpoint(f"https://localhost:{port}", fingerprint=fingerprint_of(pki, "other"))
+        with pytest.raises(WrongCertificate, match=fingerprint_of(pki, shown)):
+            await Pool(endpoint, connect=5, trust=believing(pki)).open()
         await nothing_left(sockets)
 
 
