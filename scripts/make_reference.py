@@ -230,6 +230,8 @@ def metrics_page() -> str:
         ("`reason` of engine ends", metrics.ENDS),
         ("`reason` of auth failures", metrics.AUTH_FAILURES),
         ("`what` of reloads", metrics.RELOADED),
+        ("`call` to a vendor", metrics.CALLS),
+        ("`outcome` of such a call", metrics.CALL_OUTCOMES),
         ("`state`", tuple(State)),
     )
     buckets = (

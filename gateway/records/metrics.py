@@ -20,7 +20,15 @@ from gateway.errors import CATALOGUE
 from gateway.policy import estimate
 from gateway.records.ended import Ended
 from gateway.records.lines import tokens_per_second
-from gateway.records.readings import ProcessFacts, StateTimes, UpstreamFacts, process_readings, upstream_readings
+from gateway.records.readings import (
+    MoneyFacts,
+    ProcessFacts,
+    StateTimes,
+    UpstreamFacts,
+    money_readings,
+    process_readings,
+    upstream_readings,
+)
 from gateway.records.series import (
     OTHER,
     Count,
@@ -37,7 +45,7 @@ from gateway.records.series import (
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-__all__ = ["CONTENT_TYPE", "Metrics", "ProcessFacts", "StateTimes", "UpstreamFacts"]
+__all__ = ["CONTENT_TYPE", "Metrics", "MoneyFacts", "ProcessFacts", "StateTimes", "UpstreamFacts"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_PAGE = 64 * 1024
@@ -65,6 +73,26 @@ FALLBACK_CASES = ("waking", "no_capacity", "budget", "start_failed", "queue_full
 OBJECTIONS = ("forbidden", "key", "route", "request", "crowded", "paused", "spend", "volume", OTHER)
 START_OUTCOMES = ("ready", "failed", "timeout", "given_up", OTHER)
 PHASES = ("ordered", *estimate.PHASES, OTHER)
+WARNINGS = ("50", "80", "95", "100")
+"""Percent of the budget that were reached."""
+CALLS = ("start", "stop", "look", "list", "catalogue", "bills", OTHER)
+"""What a vendor's API is asked for."""
+CALL_OUTCOMES = (
+    "ok",
+    "key",
+    "balance",
+    "capacity",
+    "not_found",
+    "conflict",
+    "locked",
+    "unprocessable",
+    "limited",
+    "failing",
+    "unreachable",
+    OTHER,
+)
+"""What came of it: well, or the kind of its refusal (gateway/providers/renting/vendor.py)."""
+ALERT_OUTCOMES = ("sent", "lost")
 ENDS = ("idle", "drained", "crashed", "unhealthy", OTHER)
 """Why an engine that was ready ended: not needed; the gateway left; by itself or by a signal; it served no more."""
 
@@ -143,11 +171,15 @@ class Metrics:
         self._left_out: set[str] = set()
         self._read_upstreams: Callable[[], Iterable[UpstreamFacts]] = tuple
         self._read_process: Callable[[], ProcessFacts] = ProcessFacts
+        self._read_money: Callable[[], MoneyFacts | None] = lambda: None
         self._upstreams: tuple[UpstreamFacts, ...] = ()
         self._process = ProcessFacts()
+        self._money: MoneyFacts | None = None
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._make_build_info(version)
         for each in upstream_readings(lambda: self._upstreams):
+            self._add(each)
+        for each in money_readings(lambda: self._money):
             self._add(each)
         self._make_request_counters()
         for each in process_readings(lambda: self._process):
@@ -238,6 +270,7 @@ class Metrics:
                 folds=("upstream",),
             )
         )
+        self._make_money_counters()
         self._auth_failures = self._add(
             counter(
                 "wakegate_auth_failures_total",
@@ -274,6 +307,31 @@ class Metrics:
                 ("wakegate_response_body_bytes_total", "Bytes of answers' bodies."),
             )
         ]
+
+    def _make_money_counters(self) -> None:
+        self._warnings = self._add(
+            counter(
+                "wakegate_budget_warnings_total",
+                "Times that this share of MONTHLY_BUDGET was reached, in percent.",
+                ("percent",),
+            )
+        )
+        self._calls = self._add(
+            counter(
+                "wakegate_provider_calls_total",
+                "Calls to the API of a vendor, by what was asked for and what came of it: ok, or the kind of refusal.",
+                ("provider", "call", "outcome"),
+                at_most=16,
+                folds=("call", "outcome", "provider"),
+            )
+        )
+        self._alerts = self._add(
+            counter(
+                "wakegate_alerts_total",
+                "Posts to ALERT_URL: sent, or lost (it did not take them, or too many waited).",
+                ("outcome",),
+            )
+        )
 
     def _make_fallback_counters(self) -> None:
         self._read_fallback: Callable[[], float | None] = lambda: None
@@ -329,7 +387,7 @@ class Metrics:
                 "were not refused. Comments to a stream that waits do not count: it is the time to the first token.",
                 by_route,
                 FIRST_BYTE_BUCKETS,
-                at_most=5,
+                at_most=4,
                 folds=("route", "upstream"),
             )
         )
@@ -389,7 +447,7 @@ class Metrics:
                 "From a request's head to the last byte of its answer, of those that were answered.",
                 by_route,
                 TOOK_BUCKETS,
-                at_most=4,
+                at_most=3,
                 folds=("route", "upstream"),
             )
         )
@@ -489,6 +547,31 @@ class Metrics:
             self._fallback_tokens.of(direction)
         self._fallback_cost.of()
 
+    def watch_money(self, read: Callable[[], MoneyFacts | None], provider: str) -> None:
+        """Compute is rented from this provider. `read`: at each scrape; None where nobody knows (yet)."""
+        self._read_money = read
+        for percent in WARNINGS:
+            self._warnings.of(percent)
+        for call in ("start", "stop"):
+            self._calls.of(provider, call, "ok")
+
+    def watch_alerts(self) -> None:
+        """There is an ALERT_URL."""
+        for outcome in ALERT_OUTCOMES:
+            self._alerts.of(outcome)
+
+    def budget_warned(self, percent: int) -> None:
+        """This share of the budget was reached; one of WARNINGS."""
+        self._warnings.of(one_of(WARNINGS, str(percent))).inc()
+
+    def provider_called(self, provider: str, call: str, outcome: str) -> None:
+        """A vendor was asked; `call` is one of CALLS, `outcome` of CALL_OUTCOMES."""
+        self._calls.of(provider, one_of(CALLS, call), one_of(CALL_OUTCOMES, outcome)).inc()
+
+    def alerted(self, outcome: str) -> None:
+        """One alert is done with; `outcome` is one of ALERT_OUTCOMES."""
+        self._alerts.of(one_of(ALERT_OUTCOMES, outcome)).inc()
+
     def engine_ended(self, upstream: str, reason: str) -> None:
         """An engine that was ready is gone; `reason` is one of ENDS."""
         self._ends.of(upstream, one_of(ENDS, reason)).inc()
@@ -507,6 +590,7 @@ class Metrics:
         """The page as Prometheus reads it, at most LARGEST_PAGE bytes."""
         self._upstreams = tuple(self._read_upstreams())
         self._process = self._read_process()
+        self._money = self._read_money()
         return b"".join([*self._fitting(), self._says_left_out.text().encode(), standard_series()])
 
     def _fitting(self) -> Iterator[bytes]:

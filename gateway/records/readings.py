@@ -52,6 +52,22 @@ class ProcessFacts:
     """Whether API_KEYS_FILE was good when it was last looked at; None without one."""
 
 
+@dataclass(frozen=True, slots=True)
+class MoneyFacts:
+    """What the readings say of what rented compute costs: whole micro-dollars, of this calendar month (UTC)."""
+
+    spent: int
+    """For running, up to now."""
+    storage: int = 0
+    """For disks, up to the month's end: it bills whatever we do."""
+    reserved: int = 0
+    """For what runs or starts, beyond what it has cost so far: free for nothing else."""
+    price: int = 0
+    """Per hour, of what runs now."""
+    budget: int | None = None
+    """None: unlimited."""
+
+
 class StateTimes:
     """How long an upstream has been in each state. GPU time is added up from it: a scrape sees one moment, and a
     platform's worker does not live to be asked for the day's average."""
@@ -171,6 +187,35 @@ PROCESS: tuple[tuple[str, Kind, str, Callable[[ProcessFacts], float | None]], ..
 )
 
 
+MONEY: tuple[tuple[str, str, Callable[[MoneyFacts], int | None]], ...] = (
+    (
+        "wakegate_budget_dollars",
+        "MONTHLY_BUDGET; absent where it is unlimited.",
+        lambda f: f.budget,
+    ),
+    (
+        "wakegate_month_spend_dollars",
+        "What rented compute has cost by running, in this calendar month (UTC), by the ledger.",
+        lambda f: f.spent,
+    ),
+    (
+        "wakegate_month_storage_dollars",
+        "What its disks cost in this calendar month, up to its end: they bill whatever runs.",
+        lambda f: f.storage,
+    ),
+    (
+        "wakegate_reserved_dollars",
+        "Kept from the budget for what runs or starts, beyond what it has cost so far.",
+        lambda f: f.reserved,
+    ),
+    (
+        "wakegate_price_dollars_per_hour",
+        "What runs now costs this; 0 while nothing does.",
+        lambda f: f.price,
+    ),
+)
+
+
 def upstream_readings(seen: Callable[[], Iterable[UpstreamFacts]]) -> Iterator[Reading]:
     """The series of all upstreams that `seen` gives."""
 
@@ -231,3 +276,16 @@ def process_readings(seen: Callable[[], ProcessFacts]) -> Iterator[Reading]:
                 yield (), value
 
         yield Reading(name, kind, meaning, (), read)
+
+
+def money_readings(seen: Callable[[], MoneyFacts | None]) -> Iterator[Reading]:
+    """The series of what is rented; none of them where nothing is, or the ledger was not read yet."""
+    for name, meaning, of in MONEY:
+
+        def read(of: Callable[[MoneyFacts], int | None] = of) -> Iterator[Sample]:
+            facts = seen()
+            value = of(facts) if facts is not None else None
+            if value is not None:
+                yield (), value / 1_000_000
+
+        yield Reading(name, "gauge", meaning, (), read)

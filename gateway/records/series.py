@@ -23,6 +23,8 @@ OTHER = "other"
 """The label of what has no series of its own."""
 LONGEST_LABEL = 80
 """Characters. A longer one is cut, and told apart from its like by a checksum."""
+_WHOLE = 1e15
+"""From here on a whole number is shorter with its exponent."""
 FOLDED = 8
 """Series beyond a family's own number that may hold what was folded, each time a label gives way."""
 
@@ -72,7 +74,7 @@ class Distribution:
         self._buckets = [0] * (len(bounds) + 1)
         """Not added up: each value is in one of them. Adding is the scrape's work."""
         comma = "," if labels else ""
-        self._heads = [f'{name}_bucket{{{labels}{comma}le="{number(bound)}"}} ' for bound in (*bounds, math.inf)]
+        self._heads = [f'{name}_bucket{{{labels}{comma}le="{as_label(bound)}"}} ' for bound in (*bounds, math.inf)]
         self._total = Total(name, labels)
 
     def observe(self, value: float) -> None:
@@ -210,10 +212,17 @@ def histogram(
 
 
 def number(value: float) -> str:
-    """As Go reads it."""
-    if isinstance(value, float) and math.isinf(value):
+    """As Go reads it, and no longer than it must be: there are a thousand of them on a full page."""
+    if isinstance(value, int):
+        return str(int(value))  # a bool says 1
+    if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    return repr(float(value))
+    return str(int(value)) if value.is_integer() and abs(value) < _WHOLE else repr(value)
+
+
+def as_label(bound: float) -> str:
+    """As every client of Python's writes `le`: another spelling would be another series."""
+    return "+Inf" if math.isinf(bound) else repr(float(bound))
 
 
 def short(word: str) -> str:

@@ -12,7 +12,10 @@ from gateway.policy.fallback import CASES, OBJECTIONS, WAKING
 from gateway.policy.lifecycle.states import State
 from gateway.proxy import fallback
 from gateway.records.metrics import (
+    ALERT_OUTCOMES,
     AUTH_FAILURES,
+    CALL_OUTCOMES,
+    CALLS,
     CODES,
     ENDS,
     FALLBACK_CASES,
@@ -21,11 +24,12 @@ from gateway.records.metrics import (
     OUTCOMES,
     PHASES,
     START_OUTCOMES,
+    WARNINGS,
     Metrics,
     bounded,
 )
 from gateway.records.metrics import OBJECTIONS as REASONS
-from gateway.records.readings import ProcessFacts, UpstreamFacts
+from gateway.records.readings import MoneyFacts, ProcessFacts, UpstreamFacts
 from gateway.records.series import OTHER
 from gateway.web.routes import INFERENCE
 from tests.support.ends import ended, refused
@@ -33,6 +37,7 @@ from tests.support.house import CHAT, house
 
 FACTS = UpstreamFacts("default", State.STARTING, 2, 3, 4, 12.5, 0.43, 300.0, 60.0, {State.READY: 60.0}, "loading", 25.0)
 PROCESS = ProcessFacts(0.2, 0.01, 1, 2, 300, 5, True)
+MONEY = MoneyFacts(spent=3_100_000, storage=12_000_000, reserved=260_000, price=340_000, budget=20_000_000)
 ROUTES = [route.path for route in INFERENCE]
 
 
@@ -64,6 +69,11 @@ def tell_everything(metrics: Metrics) -> None:
     metrics.watch_fallback(lambda: 1.25, ["waking"])
     metrics.fallback_answered("answered", "waking", tokens_in=10, tokens_out=4, cost=140)
     metrics.fallback_not_asked("spend")
+    metrics.watch_money(lambda: MONEY, "runpod-pod")
+    metrics.watch_alerts()
+    metrics.budget_warned(50)
+    metrics.provider_called("runpod-pod", "look", "limited")
+    metrics.alerted("sent")
 
 
 @pytest.fixture
@@ -138,6 +148,14 @@ def test_the_names_and_labels_are_these(busy: Metrics) -> None:
         "wakegate_fallback_tokens": "direction",
         "wakegate_fallback_spend_dollars": "",
         "wakegate_fallback_month_spend_dollars": "",
+        "wakegate_budget_dollars": "",
+        "wakegate_month_spend_dollars": "",
+        "wakegate_month_storage_dollars": "",
+        "wakegate_reserved_dollars": "",
+        "wakegate_price_dollars_per_hour": "",
+        "wakegate_budget_warnings": "percent",
+        "wakegate_provider_calls": "call outcome provider",
+        "wakegate_alerts": "outcome",
         "wakegate_lone_surrogates": "",
         "wakegate_input_tokens": "upstream",
         "wakegate_output_tokens": "upstream",
@@ -388,6 +406,16 @@ def everything(metrics: Metrics, *, upstreams: int, routes: list[str], models: l
         ]
     )
     metrics.watch_process(lambda: ProcessFacts(1 / 3, 1 / 3, 10**6, 10**9, 10**12, 2000, True))
+    metrics.watch_money(lambda: MoneyFacts(10**12 // 3, 10**12 // 7, 10**12 // 9, 10**9 // 7, 10**12 // 11), "vast")
+    metrics.watch_alerts()
+    for percent in WARNINGS:
+        metrics.budget_warned(int(percent))
+    for outcome in ALERT_OUTCOMES:
+        metrics.alerted(outcome)
+    for provider in ("runpod-pod", "vast"):
+        for call in CALLS:
+            for outcome in CALL_OUTCOMES:
+                metrics.provider_called(provider, call, outcome)
     codes = [*CODES, "4xx", "5xx", "other"]
     for reason in AUTH_FAILURES:
         metrics.auth_failed(reason)
@@ -521,3 +549,47 @@ def test_the_words_of_the_fallback_are_those_that_it_uses() -> None:
     assert (*fallback.OUTCOMES, OTHER) == FALLBACK_OUTCOMES
     assert (WAKING, *CASES, OTHER) == FALLBACK_CASES
     assert (*OBJECTIONS, OTHER) == REASONS
+
+
+# --- Money ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_rented_is_in_dollars(busy: Metrics) -> None:
+    assert sample(busy, "wakegate_budget_dollars") == 20
+    assert sample(busy, "wakegate_month_spend_dollars") == 3.1
+    assert sample(busy, "wakegate_month_storage_dollars") == 12
+    assert sample(busy, "wakegate_reserved_dollars") == 0.26
+    assert sample(busy, "wakegate_price_dollars_per_hour") == 0.34
+
+
+def test_an_unlimited_budget_is_absent_and_so_is_all_of_it_while_nobody_knows() -> None:
+    metrics = Metrics()
+    known: list[MoneyFacts] = []
+    metrics.watch_money(lambda: known[0] if known else None, "vast")
+    assert sample(metrics, "wakegate_month_spend_dollars") is None
+    known.append(MoneyFacts(spent=1))
+    assert sample(metrics, "wakegate_month_spend_dollars") == 0.000001
+    assert sample(metrics, "wakegate_budget_dollars") is None
+
+
+def test_warnings_calls_and_alerts_begin_at_zero_so_that_the_first_is_an_increase(busy: Metrics) -> None:
+    assert sample(busy, "wakegate_budget_warnings_total", percent="50") == 1
+    assert sample(busy, "wakegate_budget_warnings_total", percent="95") == 0
+    assert sample(busy, "wakegate_provider_calls_total", call="look", outcome="limited") == 1
+    assert sample(busy, "wakegate_provider_calls_total", call="stop", outcome="ok") == 0
+    assert sample(busy, "wakegate_alerts_total", outcome="sent") == 1
+    assert sample(busy, "wakegate_alerts_total", outcome="lost") == 0
+
+
+def test_calls_of_all_kinds_stay_few_series() -> None:
+    metrics = Metrics()
+    for provider in ("runpod-pod", "vast", *(f"p{n}" for n in range(50))):
+        for call in (*CALLS, "dance"):
+            for outcome in (*CALL_OUTCOMES, "418"):
+                metrics.provider_called(provider, call, outcome)
+    assert len(families(metrics)["wakegate_provider_calls"].samples) <= 16 + 3 * 8
+
+
+def test_who_rents_nothing_has_no_series_of_money() -> None:
+    page = Metrics().page()
+    assert not any(name in page for name in (b"budget", b"spend_dollars", b"provider_calls", b"alerts"))
