@@ -493,6 +493,7 @@ test_tools='
   openssl     openssl     certificates for the tests of TLS
   nginx       nginx-light a proxy in front, as the docs configure it
   caddy       caddy       another one
+  redis-server redis-server what several gateways share: a real one, killed and paused
   setpriv     util-linux  tests as somebody who is not root
   promtool    prometheus  lints the metrics and their alerts; its Prometheus scrapes a worker
   curl        curl        the README pastes it
@@ -527,7 +528,7 @@ keep_from_starting() { # PACKAGE…: Debian starts the services that it installs
   ((EUID == 0)) && hash systemctl 2>/dev/null || return 0
   for package; do
     case $package in
-      prometheus | caddy) systemctl mask "$package.service" >>"$log" 2>&1 || true ;;
+      prometheus | caddy | redis-server) systemctl mask "$package.service" >>"$log" 2>&1 || true ;;
       nginx-light) systemctl mask nginx.service >>"$log" 2>&1 || true ;;
     esac
   done
