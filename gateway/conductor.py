@@ -38,16 +38,19 @@ from gateway.policy.lifecycle.events import (
     FellAsleep,
     InstanceBroken,
     InstanceLost,
+    MustEnd,
     RequestArrived,
     RequestFinished,
     RequestLeft,
+    SleepRequested,
     StartProgressed,
     StopConfirmed,
     StopFailed,
     TimePassed,
     WakeRequested,
+    WarmRequested,
 )
-from gateway.policy.lifecycle.machine import Lifecycle
+from gateway.policy.lifecycle.machine import Lifecycle, TurnedAway
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import (
     Asleep,
@@ -100,6 +103,8 @@ class Snapshot:
     last_activity: float | None
     idle_at: float | None
     """Loop time at which it is stopped if nobody comes."""
+    warm_until: float | None
+    """Loop time until which it is kept up without being asked."""
     ever_ready: bool
     failures: int
     """Starts that failed in a row, up to now."""
@@ -254,10 +259,13 @@ class Conductor:
         limits: Limits,
         limits_for: Callable[[int], AdmissionLimits] | None = None,
         journal: Journal | None = None,
+        gate: Callable[[], TurnedAway | None] = lambda: None,
         pasts: Callable[[str], Sequence[Past]] = lambda kind: (),
         on_change: Callable[["Conductor"], None] = lambda conductor: None,
     ) -> None:
-        """`on_change` hears of another state, and of what a start says of its loading. Not of each request: whoever
+        """`gate`: why nobody is let in at the moment, whatever the upstream could do: the budget.
+
+        `on_change` hears of another state, and of what a start says of its loading. Not of each request: whoever
         wants counts reads them when asked. `pasts`: earlier ones ("start" or "wake"), to judge the next one by."""
         self.name = name
         self.provider = provider
@@ -272,6 +280,7 @@ class Conductor:
         self._limits_for = limits_for
         """The line's limits for what the upstream says it works on at once; None: what was configured stays."""
         self._journal: Journal = journal or NoJournal()
+        self._gate = gate
         self._pasts = pasts
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -308,7 +317,7 @@ class Conductor:
         that it asks for at once. `since`: when it came first, if it was told to come back and did.
         """
         now = self._loop.time()
-        refusal = self._lifecycle.refusal(now)
+        refusal = self._lifecycle.refusal(now) or self._gate()
         if refusal is not None:
             return refuse(refusal.code, refusal.reason, retry_after=refusal.retry_after).refusal
         verdict = self._admission.offer(request, size_bytes=size, patience=patience, now=now, slots=slots, since=since)
@@ -345,6 +354,20 @@ class Conductor:
         """Somebody wants it up, without a request of their own."""
         self._tell(WakeRequested())
 
+    def sleep(self) -> bool:
+        """Nobody wants it up any more: it is stopped now. False: somebody is here, and it is stopped when they have
+        gone and it is idle."""
+        self._tell(SleepRequested())
+        return not self._lifecycle.requests
+
+    def keep_warm(self, until: float | None) -> None:
+        """It is to be up until this moment (loop time), whether somebody comes or not; None: no longer."""
+        self._tell(WarmRequested(until))
+
+    def must_end(self, run: int, within: float, reason: str, code: str = "") -> None:
+        """The instance of this run may go on for only so long: the budget (with its code), or MAX_RUNTIME."""
+        self._tell(MustEnd(run, within, reason, code))
+
     @property
     def state(self) -> State:
         return self._lifecycle.state
@@ -367,6 +390,7 @@ class Conductor:
             starts=lifecycle.run,
             last_activity=lifecycle.last_activity,
             idle_at=lifecycle.idle_at,
+            warm_until=lifecycle.warm_until,
             ever_ready=lifecycle.ever_ready,
             failures=lifecycle.failures,
             reason=lifecycle.reason or "",
@@ -390,9 +414,9 @@ class Conductor:
             return progress.seconds_left
         return usual_seconds(self._pasts("wake" if self._lifecycle.state is State.ASLEEP else "start"))
 
-    async def drain(self) -> None:
-        """End it in good order: running answers first, then the instance."""
-        self._tell(DrainRequested())
+    async def drain(self, *, leave: bool = False) -> None:
+        """End it in good order: running answers first, then the instance, unless it is left to a successor."""
+        self._tell(DrainRequested(leave))
         await self._drained.wait()
 
     def hurry(self) -> None:
@@ -423,7 +447,7 @@ class Conductor:
             while self._events:
                 for effect in self._lifecycle.handle(self._events.popleft(), now=self._loop.time()):
                     self._carry_out(effect)
-                if self._lifecycle.state not in SERVING:
+                if self._lifecycle.state not in SERVING or self._lifecycle.ending:
                     self._admission.close()
         finally:
             self._telling = False
@@ -454,10 +478,8 @@ class Conductor:
                 self._grant(self._admission.open(now=self._loop.time()))
             case RefuseWaiting(code, reason):
                 self._turn_away(self._admission.refuse_all(), refuse(code, reason))
-            case CutRunning():
-                cut = refuse("draining", "This gateway is shutting down, and the time for running answers is over.")
-                for ticket in self._tickets.values():
-                    ticket.cut(cut.refusal)
+            case CutRunning(code, reason):
+                self._cut(refuse(code, reason))
             case EndDrain():
                 self._drained.set()
 
@@ -471,6 +493,13 @@ class Conductor:
             ticket = self._tickets.get(request)
             if ticket is not None and self._run.instance is not None:
                 ticket.grant(self._run.instance)
+
+    def _cut(self, refused: Refused) -> None:
+        """All answers that run. In a drain their ends are waited for; else they are over for us from here on."""
+        for ticket in [ticket for ticket in self._tickets.values() if ticket.instance is not None]:
+            ticket.cut(refused.refusal)
+            if not self._lifecycle.draining:
+                self.give_back(ticket)
 
     def _turn_away(self, requests: list[str], refused: Refused) -> None:
         for request in requests:
@@ -517,7 +546,7 @@ class Conductor:
         except ProviderError as error:
             run.instance = error.instance
             fact = InstanceLost if error.instance is None else InstanceBroken
-            self._fell(run, fact(run.number, error.reason, error.lasting))
+            self._fell(run, fact(run.number, error.reason, error.lasting, error.code), error.detail)
         except OSError as error:  # above all a journal that cannot be written
             log.warning("start %d of %s could not be carried out: %s", run.number, self.name, error)
             self._fell(run, InstanceLost(run.number, NOT_CARRIED_OUT), detail=str(error))
@@ -557,9 +586,10 @@ class Conductor:
                 self._tell(BecameReady(run.number))
             case Asleep():
                 self._tell(FellAsleep(run.number))
-            case Gone(reason, lasting, detail):
-                run.instance = None
-                self._fell(run, InstanceLost(run.number, reason, lasting), detail)
+            case Gone(reason, lasting, detail, code, taken):
+                gone, run.instance = run.instance, None
+                self._end_rental(gone, reason)
+                self._fell(run, InstanceLost(run.number, reason, lasting, code, taken), detail)
 
     def _foresee(self, news: Loading) -> None:
         if self._forecast is not None:
@@ -626,7 +656,19 @@ class Conductor:
         run.instance = None
         if run.watch is not None:
             run.watch.cancel()
+        self._end_rental(instance, "stopped")
         return True
+
+    def _end_rental(self, instance: Instance, why: str) -> None:
+        if instance.name:
+            self._spawn(self._write_end(instance, why))
+
+    async def _write_end(self, instance: Instance, why: str) -> None:
+        """What cannot be written down goes on being counted, until somebody looks again: that errs on the safe side."""
+        try:
+            await self._journal.end(instance.name, why)
+        except OSError as error:
+            log.warning("the end of %s could not be written down: %s", instance.name, error)
 
     def _order(self, run: Run, order: Callable[[Instance], Coroutine[Any, Any, None]]) -> None:
         if run.order is not None:
@@ -641,7 +683,7 @@ class Conductor:
         try:
             await order(instance)
         except ProviderError as error:
-            self._fell(run, InstanceBroken(run.number, error.reason, error.lasting))
+            self._fell(run, InstanceBroken(run.number, error.reason, error.lasting, error.code), error.detail)
         except Exception as error:
             log.exception("%s was told to rest or wake, and failed", instance.id)
             self._fell(run, InstanceBroken(run.number, NOT_OBEYED), detail=repr(error))

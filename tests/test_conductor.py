@@ -17,7 +17,7 @@ from gateway.conductor import Conductor, Limits, NoJournal
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.estimate import Past
-from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
+from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings, TurnedAway
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Asleep, Gone, Instance, Intent, Journal, Loading, News, ProviderError, Ready, Rental
 from tests.support.played import BREAK, Played, Stage, call, refusal_of, stage, ticket_of
@@ -1050,3 +1050,145 @@ async def test_what_is_known_of_the_engine_later_counts_from_then_on() -> None:
         on.provider.feeds["i1"].tell(Loading("booting"))
         await asyncio.sleep(0)
         assert on.conductor.expected_wait() == pytest.approx(100.0)
+
+
+# --- what is rented
+
+
+@in_simulated_time
+async def test_a_closed_gate_refuses_everybody_before_anything_is_started() -> None:
+    spent = TurnedAway("insufficient_quota", "The month's budget is spent.", None)
+    gates = [spent]
+    async with stage(gate=lambda: gates[0] if gates else None) as on:
+        refusal = refusal_of(on.conductor.admit("r", size=1))
+        assert (refusal.code, refusal.status, refusal.retry) == ("insufficient_quota", 429, False)
+        assert on.provider.calls == []
+        gates.clear()
+        assert await on.come("r") == "answered"
+
+
+@in_simulated_time
+async def test_at_the_budgets_end_answers_have_their_grace_and_whoever_waits_is_told() -> None:
+    async with stage(slots=1) as on:
+        await ready_stage(on)
+        short = on.come("short", takes=5)
+        waits = on.come("waits")
+        await asyncio.sleep(0.1)
+        on.conductor.must_end(1, 60, "The month's budget is spent.", "insufficient_quota")
+        assert await waits == "insufficient_quota"
+        assert await short == "answered"
+        await until(lambda: on.state is State.STOPPED)
+        assert [what for _, what in on.provider.calls] == ["start 1", "stop i1"]
+
+
+@in_simulated_time
+async def test_an_answer_beyond_the_grace_is_cut_with_the_budgets_code() -> None:
+    async with stage() as on:
+        await ready_stage(on)
+        long = on.come("long", takes=600)
+        on.provider.may_cut = True
+        await asyncio.sleep(0.1)
+        on.conductor.must_end(1, 60, "The month's budget is spent.", "insufficient_quota")
+        began = asyncio.get_running_loop().time()
+        assert await long == "insufficient_quota"
+        assert asyncio.get_running_loop().time() - began == pytest.approx(60)
+        await until(lambda: on.state is State.STOPPED)
+        assert on.provider.called("start") == 1 and on.in_flight == 0
+
+
+@in_simulated_time
+async def test_at_max_runtime_nobody_new_is_let_in_and_the_line_has_the_next_start() -> None:
+    async with stage(slots=2) as on:
+        await ready_stage(on)
+        running = on.come("running", takes=5)
+        await asyncio.sleep(1)
+        on.conductor.must_end(1, 60, "It ran for MAX_RUNTIME.")
+        later = on.come("later")
+        await asyncio.sleep(1)
+        assert on.waiting == 1, "there is a free slot, but not on this instance"
+        assert await running == "answered"
+        on.provider.may_cut = True
+        assert await later == "answered"
+        assert [what for _, what in on.provider.calls] == ["start 1", "stop i1", "start 2"]
+
+
+@in_simulated_time
+async def test_the_operators_sleep_stops_it_unless_somebody_is_here() -> None:
+    async with stage() as on:
+        await ready_stage(on)
+        busy = on.come("r", takes=5)
+        await asyncio.sleep(1)
+        assert on.conductor.sleep() is False
+        assert await busy == "answered"
+        assert on.conductor.sleep() is True
+        await until(lambda: on.state is State.STOPPED)
+        assert on.provider.called("start") == 1
+
+
+@in_simulated_time
+async def test_what_is_kept_warm_is_up_until_then() -> None:
+    async with stage(idle_timeout=60) as on:
+        begin = asyncio.get_running_loop().time()
+        on.conductor.keep_warm(begin + 1000)
+        assert on.conductor.snapshot().warm_until == begin + 1000
+        await until(lambda: on.state is State.READY)
+        await asyncio.sleep(900)
+        assert on.state is State.READY
+        await asyncio.sleep(150)
+        assert on.state is State.STOPPED
+
+
+@in_simulated_time
+async def test_what_is_left_to_a_successor_is_not_stopped() -> None:
+    async with stage() as on:
+        await ready_stage(on)
+        await on.conductor.drain(leave=True)
+        assert on.provider.called("stop") == 0 and on.provider.alive
+
+
+class Remembering(NoJournal):
+    """Which rentals are over."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    async def end(self, name: str, why: str) -> None:
+        self.ended.append(name)
+
+
+async def rented(on: Stage, name: str) -> Any:
+    """A start that costs money, under this name."""
+
+    async def start(intent: Intent, journal: Journal) -> Instance:
+        instance = on.provider.create(intent, 1.0)
+        return Instance(instance.id, instance.provider, instance.endpoint, 0.0, 340_000, name)
+
+    return start
+
+
+@in_simulated_time
+@pytest.mark.parametrize("how", ["stopped", "lost"])
+async def test_the_journal_hears_that_it_costs_nothing_any_more(how: str) -> None:
+    journal = Remembering()
+    async with stage(journal=journal, idle_timeout=60) as on:
+        on.provider.next_start.append(await rented(on, "wakegate-1"))
+        assert await on.come("r") == "answered"
+        if how == "lost":
+            on.provider.crash("The vendor took it away.", taken=True)
+        else:
+            await asyncio.sleep(100)
+        await until(lambda: journal.ended == ["wakegate-1"])
+
+
+@in_simulated_time
+async def test_no_capacity_is_its_own_refusal_and_may_be_retried() -> None:
+    async with stage() as on:
+        for _ in range(2):
+            on.provider.next_start.append(
+                raises(ProviderError("No such GPU is free.", lasting=True, code="no_capacity"))
+            )
+            assert await on.come("r") == "no_capacity"
+            refusal = refusal_of(on.conductor.admit("early", size=1))
+            assert (refusal.code, refusal.status, refusal.retry) == ("no_capacity", 503, True)
+            assert refusal.retry_after == pytest.approx(60)
+            await asyncio.sleep(61)

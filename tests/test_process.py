@@ -34,8 +34,11 @@ def test_two_gateways_of_one_host_and_second_write_different_files(tmp_path: Pat
 
 
 def test_a_pod_is_called_by_its_id_in_letters_that_a_file_name_can_have(tmp_path: Path) -> None:
-    made = boot(WAKEGATE_RUN_DIR=str(tmp_path), WAKEGATE_BOOT="cccc", RUNPOD_POD_ID="a_b/../c d")
+    inside = {"RUNPOD_POD_ID": "a_b/../c d", "RUNPOD_DC_ID": "EU-RO-1"}
+    made = boot(WAKEGATE_RUN_DIR=str(tmp_path), WAKEGATE_BOOT="cccc", **inside)
     assert made.worker == "a-b-..-c-d"
+    elsewhere = boot(WAKEGATE_RUN_DIR=str(tmp_path), WAKEGATE_BOOT="cccc", RUNPOD_POD_ID="another")
+    assert elsewhere.worker != "another", "there it is what this gateway starts"
     assert re.fullmatch(r"[0-9]{8}T[0-9]{6}Z_a-b-\.\.-c-d-cccc", made.stamp)
 
 

@@ -22,6 +22,7 @@ IDLE = Snapshot(
     starts=0,
     last_activity=None,
     idle_at=None,
+    warm_until=None,
     ever_ready=False,
     failures=0,
     reason="",

@@ -10,6 +10,10 @@ def pause(failures: int, *, first: float, most: float) -> float:
     return min(most, first * (1 << min(failures, 40)))
 
 
+NOT_ITS_FAULT = frozenset({"no_capacity", "insufficient_quota"})
+"""Codes that say nothing about the upstream: the pause after them does not grow, since no start was paid for."""
+
+
 class Tries:
     """The failures since the upstream was last healthy. `limit` of them in a row, and it is given up for a while.
 
@@ -44,6 +48,9 @@ class Tries:
 
     def give_up(self, now: float) -> None:
         """Open the circuit: no start until a pause is over that doubles each time."""
+        if self.code in NOT_ITS_FAULT:
+            self.retry_at = now + self._circuit_first
+            return
         self.retry_at = now + pause(self.openings, first=self._circuit_first, most=self._circuit_most)
         self.openings += 1
 

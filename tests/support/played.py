@@ -15,7 +15,7 @@ from gateway.errors import Refusal, Refused
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.estimate import Past
-from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
+from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings, TurnedAway
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import (
     Asleep,
@@ -205,6 +205,7 @@ async def stage(
     drain_reserve: float = 5.0,
     adopt: bool = True,
     journal: Journal | None = None,
+    gate: Callable[[], TurnedAway | None] = lambda: None,
     pasts: Callable[[str], Sequence[Past]] = lambda kind: (),
     on_change: Callable[[Conductor], None] = lambda conductor: None,
     **settings: Any,
@@ -225,6 +226,7 @@ async def stage(
             limits=Limits(stop_within=stop_within, drain_reserve=drain_reserve),
             limits_for=(lambda n: replace(line, concurrency=n)) if adopt else None,
             journal=journal,
+            gate=gate,
             pasts=pasts,
             on_change=on_change,
         ),

@@ -34,6 +34,7 @@ SERVING = Snapshot(
     starts=4,
     last_activity=None,
     idle_at=None,
+    warm_until=None,
     ever_ready=True,
     failures=0,
     reason="",

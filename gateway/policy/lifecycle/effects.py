@@ -55,7 +55,13 @@ class EndDrain:
 
 @dataclass(frozen=True, slots=True)
 class CutRunning:
-    """The drain's time is over: end the answers that still run, each with a well-formed error."""
+    """The time of the answers that still run is over: end each with a well-formed error of this code and sentence.
+
+    The machine counts them as gone from here on, except while draining: the drain ends when they have heard it.
+    """
+
+    code: str
+    reason: str
 
 
 Effect = (

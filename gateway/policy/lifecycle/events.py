@@ -67,6 +67,8 @@ class InstanceLost:
     reason: str
     lasting: bool = False
     code: str = "start_failed"
+    taken: bool = False
+    """The vendor took away what served: nothing is wrong with it, and the next start need not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,36 @@ class StopFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmRequested:
+    """It is to be up until then without being asked (keep-warm, WARM_SCHEDULE); None: no longer."""
+
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SleepRequested:
+    """Nobody wants it up any more, says the operator: its idle time is over, unless somebody is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class MustEnd:
+    """It may run only so much longer, whatever the traffic: the budget is reached, or MAX_RUNTIME.
+
+    `within`: what running answers have left. `code`: what those who wait are refused with; empty: they wait for the
+    next start. Nobody is let in meanwhile.
+    """
+
+    run: int
+    within: float
+    reason: str
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DrainRequested:
-    """The process was told to end (SIGTERM)."""
+    """The process was told to end (SIGTERM). `leave`: what runs is left for a successor."""
+
+    leave: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +148,9 @@ Event = (
     | InstanceBroken
     | StopConfirmed
     | StopFailed
+    | WarmRequested
+    | SleepRequested
+    | MustEnd
     | DrainRequested
     | TimePassed
 )

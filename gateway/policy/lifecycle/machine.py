@@ -10,7 +10,8 @@ same stories are run by the edition for Cloudflare. `now` never goes back.
 What holds whatever happens (tests/policy/lifecycle/test_machine_properties.py):
 
 - At most one instance: a start is ordered only when the last run is known to be gone.
-- A stop is ordered while somebody is here only by a drain, a start that took too long, or an instance that broke.
+- A stop is ordered while somebody is here only by a drain, a start that took too long, an instance that broke, or
+  one that must end (the budget, MAX_RUNTIME).
 - Everybody who arrives is released or refused, or a start or stop is still under way for them.
 - Where nobody comes, it ends stopped (or asleep), and every deadline that has come is gone or has moved on.
 """
@@ -39,14 +40,17 @@ from gateway.policy.lifecycle.events import (
     FellAsleep,
     InstanceBroken,
     InstanceLost,
+    MustEnd,
     RequestArrived,
     RequestFinished,
     RequestLeft,
+    SleepRequested,
     StartProgressed,
     StopConfirmed,
     StopFailed,
     TimePassed,
     WakeRequested,
+    WarmRequested,
 )
 from gateway.policy.lifecycle.states import State
 
@@ -55,6 +59,7 @@ AT_ONCE = float("-inf")
 
 DRAINING = "This gateway is shutting down; another one, or this one in a moment, will answer."
 NO_PROGRESS = "The start made no progress for START_TIMEOUT and was stopped; the engine's log says how far it came."
+DRAIN_IS_OVER = "This gateway is shutting down, and the time for running answers is over."
 TOO_LONG = "The start took longer than START_MAX and was stopped; the engine's log says how far it came."
 
 
@@ -115,6 +120,10 @@ class _Facts:
         """Everyone who waits or is in flight, by id; a dict, because it keeps the order they came in."""
         self._wanted = False
         """Somebody wants it up without being here: WAKE_ON_START, the command line, an idle time of never."""
+        self._warm_until: float | None = None
+        """It is to be up until then, whether somebody comes or not."""
+        self._dismissed = False
+        """The operator wants it down as soon as nobody is here."""
         self._idle = IdleClock()
 
         self._run = 0
@@ -136,15 +145,22 @@ class _Facts:
         self._stop_failures = 0
         self._stop_again_at: float | None = None
 
+        self._must_end: MustEnd | None = None
+        self._must_end_at: float | None = None
+        """When it is stopped, whoever is here. None: nothing speaks against its going on."""
+
         self._cut_at: float | None = None
         """While draining: when running answers are cut. None: they have been."""
         self._end_at: float | None = None
         """While draining: when it ends, come what may. None: it has."""
+        self._leaves = False
+        """While draining: what runs is left running, for a successor."""
 
     # -- who is here, and who wants it
 
     def _arrive(self, event: RequestArrived) -> None:
         self._here[event.request] = None
+        self._dismissed = False
 
     def _arrive_late(self, event: RequestArrived) -> None:
         """While draining: whoever gets here must at least be told so, unless a ready upstream still serves."""
@@ -162,7 +178,20 @@ class _Facts:
         self._here.pop(event.request, None)
 
     def _want(self, event: WakeRequested) -> None:
-        self._wanted = True
+        self._wanted, self._dismissed = True, False
+
+    def _keep_warm(self, event: WarmRequested) -> None:
+        self._warm_until = event.until
+        if event.until is not None:
+            self._dismissed = False
+
+    def _wake_warm(self, event: WarmRequested) -> None:
+        """Its memory is to be back by then, not at the next request."""
+        self._keep_warm(event)
+        self._wanted = event.until is not None and self._now < event.until
+
+    def _dismiss(self, event: SleepRequested) -> None:
+        self._wanted, self._warm_until, self._dismissed = False, None, not self._here
 
     def _want_if_due(self, event: WakeRequested) -> None:
         """While given up: a wish before the pause is over is refused (see `refusal`), not kept for later."""
@@ -177,7 +206,10 @@ class _Facts:
         """When nobody would miss it; None: as long as it takes. After a crash its idle time goes on counting down."""
         if self._asked_for:
             return None
-        return self._idle.runs_out(self.settings.idle_timeout) if self._idle.runs else AT_ONCE
+        if self._dismissed:
+            return AT_ONCE
+        missed = self._idle.runs_out(self.settings.idle_timeout) if self._idle.runs else AT_ONCE
+        return missed if missed is None or self._warm_until is None else max(missed, self._warm_until)
 
     @property
     def _missed(self) -> bool:
@@ -203,6 +235,7 @@ class _Facts:
         if not self._missed_by_clock:
             self._idle.stop()  # it ran out in an earlier life, and says nothing about this one
         self._wanted = self._wanted or self.settings.idle_timeout is None
+        self._dismissed = False
         self._run += 1
         self._instance = self._run
         self._begin(StartInstance(self._run))
@@ -218,9 +251,36 @@ class _Facts:
     def _stop(self, _: object) -> None:
         self._tell(StopInstance(self._run))
 
+    def _note_end(self, event: MustEnd) -> None:
+        """Running answers may go on for so long; nobody else is let in. The first end that is said holds."""
+        if self._must_end_at is None or self._now + event.within < self._must_end_at:
+            self._must_end, self._must_end_at = event, self._now + event.within
+            if event.code and self._here:
+                self._orders.append(RefuseWaiting(event.code, event.reason))
+
+    def _end_start(self, event: MustEnd) -> None:
+        self._stop(event)
+        self._wanted = False
+        self._refuse(event.code or "start_timeout", event.reason)
+
+    def _end_running(self, _: object) -> None:
+        if self._here and self._must_end is not None:
+            self._orders.append(CutRunning(self._must_end.code or "backend_lost", self._must_end.reason))
+        self._wanted = self._wanted and not (self._must_end is not None and self._must_end.code)
+        self._idle.stop()  # who comes back for it is another start's reason, not the time that was left
+        self._stop(None)
+
+    def _end_draining(self, event: MustEnd) -> None:
+        if self._cut_at is not None:
+            self._cut_at = min(self._cut_at, self._now + event.within)
+        self._leaves = False
+
     def _retire(self, _: object) -> None:
         """Nobody has needed it for IDLE_TIMEOUT."""
         self._tries.healthy()
+        if self._dismissed:
+            self._dismissed = False
+            self._idle.stop()
         self._tell(RestInstance(self._run) if self.settings.idle_action == "sleep" else StopInstance(self._run))
 
     @property
@@ -260,7 +320,11 @@ class _Facts:
         self._tries.failed(event.code, event.reason, lasting=event.lasting, now=self._now)
 
     def _lose(self, event: InstanceLost) -> None:
-        self._fail(event)
+        if event.taken and self._ready_at is not None:
+            self._tries.healthy()
+            self._idle.stop()  # another one is started for those who are here, and not to stand by
+        else:
+            self._fail(event)
         self._vanish(event)
 
     def _break(self, event: InstanceBroken) -> None:
@@ -270,6 +334,7 @@ class _Facts:
     def _vanish(self, _: object) -> None:
         """Nothing of the run exists any more."""
         self._instance = self._order = self._stop_again_at = None
+        self._must_end = self._must_end_at = None
         self._stop_failures = 0
 
     def _retry_stop(self, event: StopFailed) -> None:
@@ -284,6 +349,7 @@ class _Facts:
     # -- leaving
 
     def _drain(self, event: DrainRequested) -> None:
+        self._leaves = event.leave
         self._end_at = self._now + self.settings.drain_timeout
         self._cut_at = self._now + max(0, self.settings.drain_timeout - self.settings.drain_reserve)
         if self._state is not State.READY:
@@ -293,8 +359,13 @@ class _Facts:
         """Nothing will serve those who wait. They stay here until they have heard it: the drain waits for that."""
         if self._here:
             self._orders.append(RefuseWaiting("draining", DRAINING))
-        if self._instance is not None and not self._stop_is_ordered:
+        if self._instance is not None and not self._stop_is_ordered and not self._leaves:
             self._stop(event)
+
+    def _break_leaving(self, event: InstanceBroken) -> None:
+        """What is broken is no use to a successor."""
+        self._leaves = False
+        self._refuse_leaving(event)
 
     def _hurry(self, event: DrainRequested) -> None:
         if self._cut_at is not None:
@@ -308,7 +379,7 @@ class _Facts:
 
     def _cut(self, _: object) -> None:
         self._cut_at = None
-        self._orders += [RefuseWaiting("draining", DRAINING), CutRunning()]
+        self._orders += [RefuseWaiting("draining", DRAINING), CutRunning("draining", DRAIN_IS_OVER)]
 
     def _end(self, _: object) -> None:
         self._end_at = self._cut_at = self._stop_again_at = None
@@ -329,7 +400,8 @@ class _Facts:
         return self._retry_due if self._instance is None else None
 
     def _when_asked_again(self) -> float | None:
-        return self._retry_due if self._asked_for else None
+        warm = self._warm_until is not None and self._retry_due < self._warm_until
+        return self._retry_due if self._asked_for or warm else None
 
     @property
     def _retry_due(self) -> float:
@@ -350,7 +422,18 @@ class _Facts:
         return self._ordered_at + self.settings.start_max
 
     def _when_idle(self) -> float | None:
-        return None if self._asked_for else self._idle.runs_out(self.settings.idle_timeout)
+        if self._asked_for:
+            return None
+        idle = self._idle.runs_out(self.settings.idle_timeout)
+        return idle if idle is None or self._warm_until is None else max(idle, self._warm_until)
+
+    def _when_dismissed(self) -> float | None:
+        return AT_ONCE if self._dismissed and not self._here and self._instance is not None else None
+
+    def _when_it_must_end(self) -> float | None:
+        if self._must_end_at is None:
+            return None
+        return self._must_end_at if self._here else AT_ONCE
 
     def _when_asked(self) -> float | None:
         return AT_ONCE if self._asked_for else None
@@ -365,14 +448,15 @@ class _Facts:
         return self._cut_at if self._here else None
 
     def _when_served_all(self) -> float | None:
-        if self._end_at is None or self._instance is None or self._stop_is_ordered:
+        if self._end_at is None or self._instance is None or self._stop_is_ordered or self._leaves:
             return None
         return AT_ONCE if not self._here or self._cut_at is None else None
 
     def _when_ended(self) -> float | None:
         if self._end_at is None:
             return None
-        return AT_ONCE if self._instance is None and not self._here else self._end_at
+        left = self._leaves and not self._stop_is_ordered
+        return AT_ONCE if (self._instance is None or left) and not self._here else self._end_at
 
     # -- deeds of what follows
 
@@ -437,6 +521,8 @@ _ALWAYS: dict[type, Rule] = {
         _Facts._drain,
         State.DRAINING,
     ),
+    WarmRequested: Rule("Until then it is wanted, whether somebody comes or not.", _Facts._keep_warm),
+    SleepRequested: Rule("Nobody wants it up any more, but those who are here.", _Facts._dismiss),
     TimePassed: Rule("Nothing of its own: see what follows.", _Facts._nothing),
 }
 
@@ -452,6 +538,7 @@ RULES: Mapping[State, Mapping[type, Rule]] = {
         BecameReady: Rule("All who wait are let in. Idle time counts from now.", _Facts._serve, State.READY),
         InstanceLost: Rule("A failed start.", _Facts._lose, State.STOPPED),
         InstanceBroken: Rule("A failed start that left something: it is stopped first.", _Facts._break, State.STOPPING),
+        MustEnd: Rule("It is stopped, and those who wait are refused.", _Facts._end_start, State.STOPPING),
     },
     State.READY: _ALWAYS
     | {
@@ -459,6 +546,7 @@ RULES: Mapping[State, Mapping[type, Rule]] = {
         FellAsleep: Rule("It went to sleep by itself.", _Facts._fall_asleep, State.ASLEEP),
         InstanceLost: Rule("A crash.", _Facts._lose, State.STOPPED),
         InstanceBroken: Rule("A crash that left something: it is stopped first.", _Facts._break, State.STOPPING),
+        MustEnd: Rule("Running answers may go on for so long; nobody else is let in.", _Facts._note_end),
     },
     State.ASLEEP: _ALWAYS
     | {
@@ -466,6 +554,8 @@ RULES: Mapping[State, Mapping[type, Rule]] = {
         BecameReady: Rule("Somebody else woke it.", _Facts._serve, State.READY),
         InstanceLost: Rule("Nobody misses it: the next request starts a new one.", _Facts._vanish, State.STOPPED),
         InstanceBroken: Rule("What is left of it is stopped.", _Facts._stop, State.STOPPING),
+        WarmRequested: Rule("It is woken now.", _Facts._wake_warm),
+        MustEnd: Rule("It is stopped.", _Facts._stop, State.STOPPING),
     },
     State.STOPPING: _ALWAYS
     | {
@@ -485,9 +575,10 @@ RULES: Mapping[State, Mapping[type, Rule]] = {
         RequestArrived: Rule("It is refused, unless the upstream still serves.", _Facts._arrive_late),
         DrainRequested: Rule("The second time: running answers are cut now.", _Facts._hurry),
         InstanceLost: Rule("Nothing of it exists any more.", _Facts._vanish_leaving),
+        MustEnd: Rule("Running answers are cut by then, and it is not left to a successor.", _Facts._end_draining),
         InstanceBroken: Rule(
             "It is stopped, and those who wait are refused.",
-            _Facts._refuse_leaving,
+            _Facts._break_leaving,
             when=lambda facts: not facts._stop_is_ordered,
         ),
         StopConfirmed: Rule("Nothing of it exists any more.", _Facts._vanish_leaving),
@@ -538,6 +629,13 @@ FOLLOWS: Mapping[State, tuple[Follow, ...]] = {
             _Facts._start,
         ),
         Follow(
+            "dismissed",
+            "The operator wants it down, and nobody is here: the start is stopped.",
+            _Facts._when_dismissed,
+            _Facts._stop,
+            State.STOPPING,
+        ),
+        Follow(
             "start took too long",
             "No progress for START_TIMEOUT, or START_MAX in all: stopped, those who wait are refused; a failed start.",
             _Facts._when_start_is_over,
@@ -547,9 +645,23 @@ FOLLOWS: Mapping[State, tuple[Follow, ...]] = {
     ),
     State.READY: (
         Follow(
+            "must end",
+            "What it may run is over, or nobody is here any more: running answers are cut, and it is stopped.",
+            _Facts._when_it_must_end,
+            _Facts._end_running,
+            State.STOPPING,
+        ),
+        Follow(
+            "dismissed",
+            "The operator wants it down, and nobody is here: as if its idle time were over.",
+            _Facts._when_dismissed,
+            _Facts._retire,
+            State.STOPPING,
+        ),
+        Follow(
             "idle",
-            "Nobody is here, and IDLE_TIMEOUT is over since the last activity, ready, or loading: it is stopped, or "
-            "put to sleep where it can and IDLE_ACTION has it so.",
+            "Nobody is here, and IDLE_TIMEOUT is over since the last activity, ready, or loading, and so is the time "
+            "for which it is kept warm: it is stopped, or put to sleep where it can and IDLE_ACTION has it so.",
             _Facts._when_idle,
             _Facts._retire,
             State.STOPPING,
@@ -572,7 +684,7 @@ FOLLOWS: Mapping[State, tuple[Follow, ...]] = {
     State.FAILED: (
         Follow(
             "pause over",
-            "The pause is over and somebody is here, or it is never to be idle: one start may try.",
+            "The pause is over and somebody is here, or it is to be kept up: one start may try.",
             _Facts._when_asked_again,
             _Facts._start,
             State.STARTING,
@@ -709,6 +821,16 @@ class Lifecycle(_Facts):
     def idle_at(self) -> float | None:
         """When it is stopped for being idle if nobody comes; None: somebody is here, or it is never idle, or not up."""
         return self._when_idle() if self._state is State.READY else None
+
+    @property
+    def warm_until(self) -> float | None:
+        """Until when it is kept up without being asked."""
+        return self._warm_until
+
+    @property
+    def ending(self) -> bool:
+        """Whether it serves those whom it serves, and nobody else any more."""
+        return self._must_end_at is not None
 
     @property
     def ever_ready(self) -> bool:

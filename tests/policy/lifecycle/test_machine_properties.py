@@ -24,14 +24,17 @@ from gateway.policy.lifecycle.events import (
     FellAsleep,
     InstanceBroken,
     InstanceLost,
+    MustEnd,
     RequestArrived,
     RequestFinished,
     RequestLeft,
+    SleepRequested,
     StartProgressed,
     StopConfirmed,
     StopFailed,
     TimePassed,
     WakeRequested,
+    WarmRequested,
 )
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
 from gateway.policy.lifecycle.states import State
@@ -80,6 +83,8 @@ class World(RuleBasedStateMachine):
         """Refused, and the machine has not been told yet that they left."""
         self.cut: list[str] = []
         self.broken = self.drained = False
+        self.let_go = False
+        """The operator sent it to sleep, or it had to end: then it need not be up, however long its idle time."""
         self.count = 0
 
     # -- the world's side of each order
@@ -121,7 +126,8 @@ class World(RuleBasedStateMachine):
                 assert code and reason
                 self.unheard += self.waiting
                 self.waiting = []
-            case CutRunning():
+            case CutRunning(code, reason):
+                assert code and reason
                 self.cut += self.running
                 self.running = []
             case EndDrain():
@@ -166,10 +172,19 @@ class World(RuleBasedStateMachine):
     def somebody_wants_it_up(self) -> None:
         self.tell(WakeRequested())
 
-    @rule(sure=st.sampled_from([False] * 9 + [True]))
-    def the_process_is_told_to_end(self, sure: bool) -> None:
+    @rule(span=st.sampled_from([None, 0, 1, 500, 3000]))
+    def somebody_keeps_it_warm(self, span: int | None) -> None:
+        self.tell(WarmRequested(None if span is None else self.now + span))
+
+    @rule()
+    def the_operator_sends_it_to_sleep(self) -> None:
+        self.let_go = True
+        self.tell(SleepRequested())
+
+    @rule(sure=st.sampled_from([False] * 9 + [True]), leave=st.booleans())
+    def the_process_is_told_to_end(self, sure: bool, leave: bool) -> None:
         if sure:
-            self.tell(DrainRequested())
+            self.tell(DrainRequested(leave))
 
     # -- the provider
 
@@ -184,12 +199,18 @@ class World(RuleBasedStateMachine):
         self.tell(BecameReady(self.exists or 0))
 
     @precondition(lambda self: self.exists is not None)
-    @rule(lasting=st.sampled_from([False, False, False, True]))
-    def it_is_lost(self, lasting: bool) -> None:
+    @rule(within=st.sampled_from([0, 1, 60]), code=st.sampled_from(["", "insufficient_quota"]))
+    def it_must_end(self, within: int, code: str) -> None:
+        self.let_go = True
+        self.tell(MustEnd(self.exists or 0, within, "Its time is over.", code))
+
+    @precondition(lambda self: self.exists is not None)
+    @rule(lasting=st.sampled_from([False, False, False, True]), taken=st.booleans())
+    def it_is_lost(self, lasting: bool, taken: bool) -> None:
         run, self.exists, self.rest_pending = self.exists or 0, None, False
         self.broken = True
-        served = self.lifecycle.state in (State.STARTING, State.READY)
-        self.tell(InstanceLost(run, "It is gone.", lasting))
+        served = self.lifecycle.state in (State.STARTING, State.READY) and not taken
+        self.tell(InstanceLost(run, "It is gone.", lasting, taken=taken))
         assert self.lifecycle.state is State.FAILED or not (lasting and served), "a lasting failure is tried again"
         self.running_break()
 
@@ -305,7 +326,7 @@ class World(RuleBasedStateMachine):
             assert self.drained
         elif self.settings.idle_timeout is None:
             assert state in (State.STOPPED, State.READY, State.FAILED, State.ASLEEP)
-            assert not (state is State.STOPPED and self.lifecycle.run), "what is never idle stays up"
+            assert self.let_go or not (state is State.STOPPED and self.lifecycle.run), "what is never idle stays up"
         else:
             assert state in (State.STOPPED, State.FAILED, State.ASLEEP)
             assert state is State.ASLEEP or self.exists is None
