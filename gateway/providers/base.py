@@ -104,10 +104,13 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It serves. `models`: what it says it serves (empty: it did not say); `concurrency`: how many at once if known."""
+    """It serves. `models`: what it says it serves (empty: it did not say); `concurrency`: how many at once if known.
+
+    `endpoint`: where, if that was not known when it was started, or is another one now. It replaces the instance's."""
 
     models: tuple[str, ...] = ()
     concurrency: int | None = None
+    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)

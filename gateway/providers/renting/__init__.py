@@ -1,0 +1,5 @@
+"""What vendors of rented machines share: one way to ask them politely, one shell that turns their words into ours.
+
+`vendor.py`: an answer, an error, and the line to a vendor that keeps its pauses. `transport.py`: the same over HTTPS.
+`prices.py`: which of two figures counts. `rented.py`: the provider that a vendor's few verbs are put into.
+"""
