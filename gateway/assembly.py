@@ -334,6 +334,7 @@ def make_bodies(settings: Settings, *, gather: bool = False, on_repair: Callable
         media_fetch=settings.media_fetch,
         count_tokens=settings.count_tokens,
         gather=gather,
+        output_tokens=settings.max_output_tokens,
     )
     media = MediaFetcher() if settings.media_fetch else None
     return Bodies(BodyLimits(size=settings.max_request_body_size), Checker(rules), media=media, on_repair=on_repair)

@@ -9,8 +9,12 @@ UTF-8; a float is written as the shortest text that means the same double (`1E2`
 double's are lost, `-0` becomes `0`); a lone surrogate (text cut in the middle of an emoji) becomes U+FFFD and is
 counted.
 
-Two things may be asked of the engine that the caller did not ask for (`Rules.count_tokens`, `Rules.gather`): the count
-of tokens at the end of a stream, and a stream in place of a silent answer. `Facts` tells what the caller asked.
+Three things may be asked of the engine that the caller did not ask for (`Rules.count_tokens`, `Rules.gather`,
+`Rules.output_tokens`): the count of tokens at the end of a stream, a stream in place of a silent answer, and no more
+tokens than the operator lets one answer have. `Facts` tells what the caller asked.
+
+`/chat` is `/v1/chat/completions` under a short name, where `{"prompt": "…"}` may stand for the messages: it is written
+again as one of these, before anything else is looked at.
 
 Three policies live here as tables: fields that are refused, limits (never clamped: the refusal names the limit), and
 where media may come from. Media is looked for only where engines look for it (messages, their content parts, multimodal
@@ -75,6 +79,9 @@ GRAMMARS: Final = (
 CONVERSATIONS: Final = frozenset({"/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"})
 """Routes that are about a list of `messages`, with every engine."""
 
+CHAT: Final = "/v1/chat/completions"
+SHORT_CHAT: Final = "/chat"
+
 MODEL_MAX: Final = 512
 """Characters of a model's name."""
 
@@ -97,6 +104,8 @@ class Rules:
     """Whether each stream of OpenAI's is to end with the count of its tokens, also where nobody asked for it."""
     gather: bool = False
     """Whether the engine is asked for a stream where the caller asked for none (`Facts.gathered`)."""
+    output_tokens: int | None = None
+    """The most tokens that one answer may have; an engine is told so where the caller says nothing. None: no limit."""
 
     def to_wire(self) -> dict[str, Any]:
         wire: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
@@ -277,6 +286,8 @@ def check(raw: bytes, route: str, rules: Rules, *, mark: str = "", quickly: bool
         raise refuse("invalid_request", "The body is an empty object; send at least `model` and the input.")
     if mark:
         _only_in_values(raw, mark.encode())
+    if route == SHORT_CHAT:
+        document, parts, route = *_as_messages(document, parts), CHAT
     wanted: list[_Reference] = []
     is_flat = _is_flat(document)
     if not (is_flat and rules.nesting >= FLAT) and deeper_than(raw, rules.nesting):
@@ -287,8 +298,12 @@ def check(raw: bytes, route: str, rules: Rules, *, mark: str = "", quickly: bool
     if not is_flat:
         wanted = _check_media(document, rules, mark)
     facts = _facts(document, route, repaired)
+    more = _bounded(document, route, rules.output_tokens) if rules.output_tokens is not None else {}
     if (rules.count_tokens or rules.gather) and for_route(route) is OPENAI:
-        facts, parts = _asked_for_more(document, facts, parts, rules, is_chat=route in CONVERSATIONS)
+        facts, asked = _asked_for_more(document, facts, rules, is_chat=route in CONVERSATIONS)
+        more |= asked
+    if more:
+        parts = _with_more(document, parts, more)
     if not wanted:
         return Checked(facts, *parts)
     if mark:
@@ -472,6 +487,26 @@ def _parts(document: dict[str, Any], write: Callable[[object], bytes]) -> _Parts
     return whole[: -len(name) - len(after)], name, after
 
 
+def _as_messages(document: dict[str, Any], parts: _Parts) -> tuple[dict[str, Any], _Parts]:
+    """A prompt as the one message that it is, at its place; everything else as it came."""
+    prompt = document.get("prompt")
+    if prompt is None:
+        if not isinstance(document.get("messages"), list):
+            said = 'Send `{"prompt": "…"}`, or `messages` as for /v1/chat/completions.'
+            raise refuse("invalid_request", said, param="prompt")
+        return document, parts
+    if not isinstance(prompt, str):
+        raise refuse("invalid_request", "`prompt` must be a text.", param="prompt")
+    if document.pop("messages", None) is not None:
+        raise refuse("invalid_request", "Send `prompt` or `messages`, not both.", param="prompt")
+    messages = [{"role": "user", "content": prompt}]
+    written = {
+        "messages" if field == "prompt" else field: messages if field == "prompt" else value
+        for field, value in document.items()
+    }
+    return written, _parts(written, to_json)
+
+
 # ---------------------------------------------------------------- fields and limits
 
 
@@ -601,10 +636,40 @@ _ALONE: Final = frozenset(
 elsewhere in a stream, or nowhere."""
 
 
+_OUTPUT: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict")
+"""What engines call the most tokens of an answer, on any route. llama-server takes the last one before the others."""
+_OUTPUT_OF: Final = {
+    CHAT: "max_tokens",
+    "/v1/completions": "max_tokens",
+    "/v1/messages": "max_tokens",
+    "/v1/responses": "max_output_tokens",
+}
+"""The one that every engine knows. Older llama-servers do not know `max_completion_tokens`."""
+
+
+def _bounded(document: dict[str, Any], route: str, most: int) -> dict[str, Any]:
+    """What has to be added, so that no answer is longer. Raises Refused where more is asked for: 0, -1 and what is no
+    whole number mean "no limit" to one engine or another."""
+    asked = most
+    for field in _OUTPUT:
+        value = document.get(field)
+        if value is None:
+            continue
+        if _integer(value, field) < 1 or value > most:
+            raise refuse(
+                "invalid_request",
+                f"`{field}` is {_shown(value)}; 1 to {most} is allowed here (MAX_OUTPUT_TOKENS).",
+                param=field,
+            )
+        asked = min(asked, value)
+    field = _OUTPUT_OF.get(route, "")
+    return {field: asked} if field and document.get(field) is None else {}
+
+
 def _asked_for_more(
-    document: dict[str, Any], facts: Facts, parts: _Parts, rules: Rules, *, is_chat: bool
-) -> tuple[Facts, _Parts]:
-    """With the count of tokens asked for, or a stream. Changes the document."""
+    document: dict[str, Any], facts: Facts, rules: Rules, *, is_chat: bool
+) -> tuple[Facts, dict[str, Any]]:
+    """What has to be added for the count of tokens, or for a stream."""
     options = document.get("stream_options")
     more: dict[str, Any] = {}
     if facts.stream:
@@ -613,15 +678,18 @@ def _asked_for_more(
     elif rules.gather and _can_be_gathered(document, is_chat=is_chat):
         more = {"stream": True, "stream_options": {"include_usage": True}}
         facts = replace(facts, gathered=True)
-    if not more:
-        return facts, parts
+    return facts, more
+
+
+def _with_more(document: dict[str, Any], parts: _Parts, more: dict[str, Any]) -> _Parts:
+    """Changes the document."""
     is_new = more.keys().isdisjoint(document)
     document |= more
     if not is_new:
-        return facts, _parts(document, to_json)
+        return _parts(document, to_json)
     before, name, after = parts
     lead = b"," if name or len(after) > 1 else b""
-    return facts, (before, name, after[:-1] + lead + to_json(more)[1:])
+    return before, name, after[:-1] + lead + to_json(more)[1:]
 
 
 def _can_be_gathered(document: dict[str, Any], *, is_chat: bool) -> bool:

@@ -762,7 +762,7 @@ def test_the_most_tokens_that_were_asked_for_are_known(fields: dict[str, object]
 
 # -- what the engine is asked for beyond it ------------------------------------------------------------------------
 
-COUNTED = (CHAT, "/chat", "/v1/completions")
+COUNTED = (CHAT, "/v1/completions")
 ASKED = {"include_usage": True}
 
 
@@ -888,3 +888,130 @@ def test_a_body_with_images_to_fetch_is_changed_as_any_other() -> None:
     bare = {**SHAPES["chat image"](PICTURE), "stream": True}  # type: ignore[dict-item]
     counted = checked(bare, media_fetch=True, count_tokens=True)
     assert filled(counted, {PICTURE: "QQ=="}) == inline | {"stream_options": ASKED}
+
+
+# -- the short form of a chat ----------------------------------------------------------------------------------------
+
+
+def test_a_prompt_becomes_the_one_message_of_a_chat_and_the_rest_stays() -> None:
+    said = sent({"temperature": 0.5, "prompt": 'Hé \u2028 "x"', "stream": True}, "/chat")
+    assert said == {"temperature": 0.5, "messages": [{"role": "user", "content": 'Hé \u2028 "x"'}], "stream": True}
+    assert list(said) == ["temperature", "messages", "stream"]
+    facts = checked({"prompt": "x", "stream": True, "n": 2}, "/chat").facts
+    assert (facts.stream, facts.choices, facts.lacks) == (True, 2, "")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"prompt":"x","model":"m"}',
+        b'{ "model" : "m", "prompt" : "x" }',
+        b'{"prompt":"x","model":"m","messages":null}',
+        b'{"prompt":"\\u0078","model":"m"}',
+    ],
+)
+def test_a_prompt_may_stand_anywhere_and_another_model_costs_nothing(raw: bytes) -> None:
+    said = json.loads(checked(raw, "/chat").with_model("other").whole())
+    assert said == {"model": "other", "messages": [{"role": "user", "content": "x"}]}
+
+
+def test_half_an_emoji_in_a_prompt_is_mended_as_elsewhere() -> None:
+    result = checked(b'{"prompt":"a\\ud83d"}', "/chat")
+    assert json.loads(result.whole()) == {"messages": [{"role": "user", "content": "a\ufffd"}]}
+    assert result.facts.repaired == 1
+
+
+def test_a_whole_chat_body_passes_as_it_came() -> None:
+    document = body(stream=True, tools=[])
+    assert sent(document, "/chat") == document
+    assert checked(document, "/chat").facts == checked(document).facts
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"model": "m"}, "messages"),
+        ({"prompt": None, "messages": "hi"}, "messages"),
+        ({"prompt": ["a", "b"]}, "must be a text"),
+        ({"prompt": {"role": "user"}}, "must be a text"),
+        (body(prompt="x"), "not both"),
+    ],
+)
+def test_what_is_neither_a_prompt_nor_messages_is_refused(document: dict[str, object], said: str) -> None:
+    with pytest.raises(Refused) as caught:
+        checked(document, "/chat")
+    refused = caught.value.refusal
+    assert (refused.status, refused.code, refused.param) == (
+        400,
+        "invalid_request",
+        "prompt",
+    ) and said in refused.message
+
+
+def test_the_short_form_is_checked_by_the_rules_of_a_chat() -> None:
+    with pytest.raises(Refused, match="prompt_embeds"):
+        checked({"prompt": "x", "prompt_embeds": "AAAA"}, "/chat")
+    said = sent({"prompt": "x"}, "/chat", gather=True, output_tokens=7)
+    assert said == {
+        "messages": [{"role": "user", "content": "x"}],
+        "max_tokens": 7,
+        "stream": True,
+        "stream_options": ASKED,
+    }
+
+
+# -- MAX_OUTPUT_TOKENS -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("route", "field"),
+    [
+        (CHAT, "max_tokens"),
+        ("/v1/completions", "max_tokens"),
+        ("/v1/messages", "max_tokens"),
+        ("/v1/responses", "max_output_tokens"),
+    ],
+)
+def test_an_answer_without_a_limit_is_given_the_operators(route: str, field: str) -> None:
+    document = body(prompt="x", input="x")
+    assert sent(document, route, output_tokens=500) == document | {field: 500}
+    assert sent(document | {field: None}, route, output_tokens=500) == document | {field: 500}
+    assert sent(document | {field: 20}, route, output_tokens=500) == document | {field: 20}
+    assert sent(document, route) == document, "without the setting nothing is added"
+
+
+@pytest.mark.parametrize("route", ["/v1/embeddings", "/v1/rerank", "/v1/messages/count_tokens", "/tokenize"])
+def test_routes_that_know_no_such_field_are_sent_none(route: str) -> None:
+    document = body(input="x")
+    assert sent(document, route, output_tokens=500) == document
+
+
+@pytest.mark.parametrize("route", [CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/completion"])
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"])
+@pytest.mark.parametrize("value", [501, 10**30, 0, -1, 1e9, "501", True])
+def test_more_than_the_operators_limit_is_refused_by_whichever_name(field: str, value: object, route: str) -> None:
+    """0 and -1 are "no limit" to some engines, and a text is none at all to llama-server."""
+    with pytest.raises(Refused) as caught:
+        checked(body(**{field: value}), route, output_tokens=500)
+    refused = caught.value.refusal
+    assert (refused.status, refused.code, refused.param) == (400, "invalid_request", field)
+    assert type(value) is not int or "MAX_OUTPUT_TOKENS" in refused.message
+
+
+def test_a_limit_under_another_name_is_told_under_the_one_that_every_engine_knows() -> None:
+    assert sent(body(max_completion_tokens=20), output_tokens=500)["max_tokens"] == 20
+    assert sent(body(n_predict=20), output_tokens=500)["max_tokens"] == 20
+    assert sent(body(max_completion_tokens=20, max_tokens=30), output_tokens=500) == body(
+        max_completion_tokens=20, max_tokens=30
+    )
+
+
+def test_what_the_operator_adds_is_nothing_that_the_caller_asked_for() -> None:
+    """A key's tokens per minute are reserved by what a request asks for: else one that says nothing would be refused
+    wherever MAX_OUTPUT_TOKENS is more than the key has."""
+    assert checked(body(), output_tokens=500).facts.max_tokens == 0
+    assert checked(body(max_tokens=20, n=2), output_tokens=500).facts.max_tokens == 40
+
+
+def test_the_rules_travel_to_the_helper_with_the_limit() -> None:
+    assert Rules.from_wire(json.loads(json.dumps(Rules(output_tokens=500).to_wire()))) == Rules(output_tokens=500)
