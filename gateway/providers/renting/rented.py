@@ -699,10 +699,10 @@ class RentedProvider:
         """The one task that ends it, whoever asks and however often."""
         ending = rented.ending
         if ending is None or (ending.done() and (ending.cancelled() or ending.exception() is not None)):
-            rented.ending = self._spawn(self._end(rented), f"end {rented.instance.name or rented.id}")
+            rented.ending = ending = self._spawn(self._end(rented), f"end {rented.instance.name or rented.id}")
             rented.moved.set()
             rented.suspected.set()
-        return rented.ending
+        return ending
 
     async def _end(self, rented: Rented) -> None:
         """Ask until the vendor's own status has said twice that it costs nothing."""
