@@ -230,6 +230,9 @@ def public_name(name: str) -> str:
 class NoJournal:
     """For providers that spend nothing: there is nothing to write down before a start."""
 
+    async def open(self) -> None:
+        pass
+
     def next_name(self) -> str:
         return ""
 
@@ -542,6 +545,7 @@ class Conductor:
     async def _start(self, run: Run) -> None:
         """Until the provider's start call came back: only then is it known what there is to watch, and to stop."""
         try:
+            await self._journal.open()
             run.instance = await self.provider.start(Intent(self.name, run.number), self._journal)
         except ProviderError as error:
             run.instance = error.instance

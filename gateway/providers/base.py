@@ -67,6 +67,8 @@ class Rental:
     """The vendor's id, where it is known beforehand."""
     why: str = ""
     """Where the price comes from, for people: "RunPod's figure", "HOURLY_PRICE, more than RunPod's 0.31"."""
+    runs_since: float | None = None
+    """Unix seconds since when it runs, where it was found running and is taken over. None: it is about to be started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,10 @@ class Journal(Protocol):
     Each returns only when what it was told would survive a crash, and raises OSError when it cannot be written down:
     then nothing is started.
     """
+
+    async def open(self) -> None:
+        """Before each start: returns once what was written down earlier is known, and compared with what the vendor
+        says that runs. Raises OSError, or ProviderError when the vendor cannot be asked."""
 
     def next_name(self) -> str:
         """A name for the next rental: the same prefix for all of this gateway's, whatever is lost or restarted."""

@@ -35,6 +35,9 @@ class ListJournal:
         self.said: list[tuple[str, ...]] = []
         """("intend", name), ("know", name, instance), ("void", name), ("end", name), as they came."""
 
+    async def open(self) -> None:
+        """Nothing was written down earlier."""
+
     def next_name(self) -> str:
         return f"wakegate-test-{len(self.rentals) + 1}"
 

@@ -394,7 +394,14 @@ class RentedProvider:
         if first.price is None:
             raise ProviderError(self._no_price(), lasting=True, instance=instance)
         rental = Rental(
-            instance.name, self.name, intent.upstream, intent.run, first.price.amount, first.id, first.price.why
+            instance.name,
+            self.name,
+            intent.upstream,
+            intent.run,
+            first.price.amount,
+            first.id,
+            first.price.why,
+            runs_since=instance.started_at,
         )
         try:
             await journal.intend(rental)
