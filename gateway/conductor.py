@@ -227,6 +227,10 @@ def public_name(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2].removesuffix(".gguf") or name
 
 
+def _as_refusal(away: TurnedAway) -> Refusal:
+    return refuse(away.code, away.reason, retry_after=away.retry_after).refusal
+
+
 class NoJournal:
     """For providers that spend nothing: there is nothing to write down before a start."""
 
@@ -322,7 +326,7 @@ class Conductor:
         now = self._loop.time()
         refusal = self._lifecycle.refusal(now) or self._gate()
         if refusal is not None:
-            return refuse(refusal.code, refusal.reason, retry_after=refusal.retry_after).refusal
+            return _as_refusal(refusal)
         verdict = self._admission.offer(request, size_bytes=size, patience=patience, now=now, slots=slots, since=since)
         if isinstance(verdict, Full):
             wait = verdict.retry_after if self._lifecycle.state in SERVING else self.expected_wait()
@@ -333,6 +337,11 @@ class Conductor:
         self._tickets[request] = ticket
         self._tell(RequestArrived(request))
         return ticket
+
+    def refusal(self) -> Refusal | None:
+        """What any request that came now would hear at once: that it is given up, drains, or may not be paid."""
+        away = self._lifecycle.refusal(self._loop.time()) or self._gate()
+        return None if away is None else _as_refusal(away)
 
     def give_back(self, ticket: Ticket) -> None:
         """The request is over, or its caller left: its slot, its place and its hold on the instance are free."""

@@ -1062,8 +1062,10 @@ async def test_a_closed_gate_refuses_everybody_before_anything_is_started() -> N
     async with stage(gate=lambda: gates[0] if gates else None) as on:
         refusal = refusal_of(on.conductor.admit("r", size=1))
         assert (refusal.code, refusal.status, refusal.retry) == ("insufficient_quota", 429, False)
+        assert on.conductor.refusal() == refusal, "whoever asks without a request hears the same"
         assert on.provider.calls == []
         gates.clear()
+        assert on.conductor.refusal() is None
         assert await on.come("r") == "answered"
 
 
