@@ -9,5 +9,6 @@ since when there was none) and `backoff.py` (how long to wait before another try
 `keys.py` is a caller's key and what it may, `rates.py` how often, `spending.py` for how much money, `throttle.py` how
 many wrong keys an address may try. `estimate.py` is how far a start is, and how long it will still take, `returning.py`
 what is kept for callers who were told to come back. `fallback.py` is who may be answered by somebody else, and when
-that one is asked; `purse.py` what it may cost.
+that one is asked; `purse.py` what it may cost. `books.py` is what was rented and for how much, `ledger_clock.py` the
+time that it is counted in, `budget.py` whether there is room for more.
 """
