@@ -220,6 +220,10 @@ class Line:
             self._pause(trouble)
         return trouble
 
+    def distrust(self, why: str) -> VendorError:
+        """An answer that looked well is none: the error to raise, and a pause as after any failure."""
+        return self._noted("read", VendorError("failing", why, may_have_happened=True))
+
     def _pause(self, trouble: VendorError) -> None:
         manners, now = self._manners, self._loop.time()
         first = {"key": manners.refused, "limited": manners.limited}.get(trouble.kind, manners.failing)
