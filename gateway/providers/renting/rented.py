@@ -186,6 +186,8 @@ class Rented:
     adopted: bool = False
     awake: bool = False
     """The vendor has said once that it runs, or is about to."""
+    unanswered: bool = False
+    """The call that was to start it: it may still be under way."""
     price: Price | None = None
     endpoint: Endpoint | None = None
     served: Endpoint | None = None
@@ -196,6 +198,11 @@ class Rented:
     """Its end was ordered: its going is no loss."""
     tasks: "list[asyncio.Task[None]]" = field(default_factory=list, repr=False)
     ending: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it may begin yet, though nothing is to be seen of it."""
+        return self.unanswered and not self.awake
 
 
 class RentedProvider:
@@ -453,6 +460,7 @@ class RentedProvider:
                 await self._void(journal, name, str(error))
                 raise
             log.warning("%s: whether %s was begun is not known: %s", self.name, offer.label, error)
+            rented.unanswered = True
             if offer.instance:
                 return self._follow(rented)  # its own status will tell
             found = await self._find(rented)
@@ -461,6 +469,7 @@ class RentedProvider:
                 raise
             taken = found
         except asyncio.CancelledError:
+            rented.unanswered = True
             raise self._broken_off(rented) from None
         rented.id = taken.id
         rented.instance = replace(instance, id=taken.id)
@@ -568,7 +577,8 @@ class RentedProvider:
             await self._pause(rented, self._tempo.confirm if over else self._pace(rented))
 
     async def _is_over(self, rented: Rented, seen: Seen | None) -> bool:
-        fresh = not rented.awake and self._loop.time() - rented.begun < self._tempo.lag
+        """What was said of it before its start may be said again for `lag`, also after what was said since then."""
+        fresh = self._loop.time() - rented.begun < self._tempo.lag
         if seen is None:
             return not fresh and all(one.id != rented.id for one in await self._vendor.all(Urgency.LOOK))
         if seen.phase is Phase.OVER:
@@ -712,8 +722,9 @@ class RentedProvider:
         return ending
 
     async def _end(self, rented: Rented) -> None:
-        """Ask until the vendor's own status has said twice that it costs nothing."""
-        begun, asked, tries, agreed, told = self._loop.time(), -math.inf, 0, 0, False
+        """Ask until the vendor's own status has said twice that it costs nothing, and says so of now: an order to end
+        it was answered, and its start is not still under way."""
+        begun, asked, tries, agreed, told, heard = self._loop.time(), -math.inf, 0, 0, False, False
         while agreed < AGREED:
             now = self._loop.time()
             if not told and now - begun >= self._tempo.alarm:
@@ -727,7 +738,9 @@ class RentedProvider:
                 if not agreed and now - asked >= self._tempo.again:
                     asked, tries = now, tries + 1
                     await self._ask_to_end(rented, tries)
-                agreed = agreed + 1 if await self._costs_nothing(rented, tries) else 0
+                    heard = True
+                nothing, old = await self._costs_nothing(rented, tries), now - rented.begun >= self._tempo.lag
+                agreed = agreed + 1 if nothing and (old or (heard and not rented.in_doubt)) else 0
             except VendorError as error:
                 log.warning("the end of %s: %s", rented.id, error)
             if agreed < AGREED:
@@ -762,6 +775,7 @@ class RentedProvider:
         seen = await self._vendor.seen(rented.id, Urgency.STOP)
         if seen is None:
             return all(one.id != rented.id for one in await self._vendor.all(Urgency.STOP))
+        rented.awake = rented.awake or seen.phase.costs
         if seen.phase is Phase.ASLEEP and seen.name:
             return tries >= EMPTIES  # created by us: it should be gone for good, for its disk costs too
         return not seen.phase.costs
