@@ -10,9 +10,12 @@ it is known by a mark of its own, so that it is there once.
 """
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import json
 import secrets
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from gateway.policy.books import BadEntry, Entry
@@ -55,22 +58,23 @@ class RedisLedger:
         """Lines that were read, and proved."""
         self._newest = ""
         """The last of them, as it lies there."""
+        self._one = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<RedisLedger {self._key} of {self._known} lines known>"
 
     async def read(self, since: int = 0) -> list[Entry]:
-        async with _deadline(self._within):
+        async with _deadline(self._within), self._one:
             await self._sure()
-            if since != self._known:
-                self._known, self._newest, since_known = 0, "", since
-            else:
-                since_known = 0
-            return (await self._read_on())[since_known:]
+            if since == self._known:
+                return await self._read_on()
+            await self._read_on()  # what is known must be there, also for who wants it from the beginning
+            self._known, self._newest = 0, ""
+            return (await self._read_on())[since:]
 
     async def append(self, entry: Entry, seq: int) -> bool:
         entry.check()
-        async with _deadline(self._within):
+        async with _deadline(self._within), self._one:
             await self._sure()
             if seq != self._known:
                 await self._read_on()
@@ -153,21 +157,13 @@ class RedisLedger:
                 raise LedgerError(str(error)) from None
 
 
-class _deadline:
-    """As asyncio.timeout, with the ledger's own error."""
-
-    def __init__(self, within: float) -> None:
-        self._within = within
-        self._timeout = asyncio.timeout(within)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
-            raise LedgerLate(f"Redis did not answer within {self._within:g} s") from None
+@contextlib.asynccontextmanager
+async def _deadline(within: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(within):
+            yield
+    except TimeoutError:
+        raise LedgerLate(errno.ETIMEDOUT, f"Redis did not answer within {within:g} s") from None
 
 
 def _line(entry: Entry, before: str) -> str:
