@@ -90,6 +90,8 @@ class Seen:
     """A closed sentence for callers, where it is useless."""
     code: str = "start_failed"
     lasting: bool = False
+    taken: bool = False
+    """Should it not serve any more, then because the vendor took it away."""
     up_for: float | None = None
     """Seconds since its container began. One from before our start is what was, not what is."""
     started_at: float | None = None
@@ -194,6 +196,8 @@ class Rented:
     """The endpoint that Ready was told of."""
     suspected: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     moved: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    taken: bool = False
+    """The vendor says of it that it took it away, though not yet that it is over."""
     ordered: bool = False
     """Its end was ordered: its going is no loss."""
     tasks: "list[asyncio.Task[None]]" = field(default_factory=list, repr=False)
@@ -462,6 +466,9 @@ class RentedProvider:
             log.warning("%s: whether %s was begun is not known: %s", self.name, offer.label, error)
             rented.unanswered = True
             if offer.instance:
+                if error.kind == "capacity":  # in a queue: its end is made sure of before anything else is tried
+                    await self._end_the_queued(rented, error)
+                    raise
                 return self._follow(rented)  # its own status will tell
             found = await self._find(rented)
             if found is None:
@@ -481,6 +488,20 @@ class RentedProvider:
         except asyncio.CancelledError:
             raise self._broken_off(rented) from None
         return self._follow(rented)
+
+    async def _end_the_queued(self, rented: Rented, error: VendorError) -> None:
+        """It may begin by itself later. Raises ProviderError, with it, when the vendor does not confirm its end."""
+        self._rented[key_of(rented.instance)] = rented
+        ending = self._ending(rented)
+        try:
+            done, _ = await asyncio.wait({ending}, timeout=self._tempo.alarm)
+        except asyncio.CancelledError:
+            raise self._broken_off(rented) from None
+        if not done:
+            refusal = self._refusal(error)
+            refusal.instance = rented.instance
+            raise refusal from error
+        rented.feed.tell(Gone(NOT_STARTED, code="no_capacity"))
 
     async def _find(self, rented: Rented) -> Seen | None:
         """What came of a create that was not answered; callers wait as for any other start."""
@@ -570,7 +591,9 @@ class RentedProvider:
                 await self._lost(rented, seen)
                 return
             if seen is not None and seen.phase is Phase.USELESS:
-                await self._give_up(rented, Gone(seen.trouble, seen.lasting, detail=seen.status, code=seen.code))
+                taken = seen.taken and rented.awake
+                gone = Gone(seen.trouble, seen.lasting, detail=seen.status, code=seen.code, taken=taken)
+                await self._give_up(rented, gone)
                 return
             if seen is not None and not over:
                 await self._note(rented, seen)
@@ -605,6 +628,7 @@ class RentedProvider:
 
     async def _note(self, rented: Rented, seen: Seen) -> None:
         """What the vendor says of one that is not over."""
+        rented.taken = seen.taken
         if seen.phase.costs:
             rented.awake = True
         if seen.price is not None and seen.price != rented.price and rented.journal is not None:
@@ -651,6 +675,9 @@ class RentedProvider:
             else:
                 misses += 1
                 rented.suspected.set()
+                if rented.taken and misses >= AGREED:
+                    await self._give_up(rented, Gone(TAKEN, taken=True))
+                    return
                 if misses >= LOST_LOOKS:
                     await self._give_up(rented, Gone(SILENT, code="backend_unavailable"))
                     return
