@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gateway import surroundings
-from gateway.commands import doctor, keys, logs, plan, report
+from gateway.commands import doctor, keys, logs, plan, report, spend
 from gateway.config import Settings, SettingsError
 
 app = typer.Typer(
@@ -68,6 +68,7 @@ def pull(
 
 # In the order in which somebody new meets them; groups come last by themselves.
 app.command()(plan.plan)
+app.command()(spend.spend)
 app.command()(doctor.doctor)
 app.command()(logs.logs)
 app.command()(report.report)

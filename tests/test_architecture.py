@@ -61,6 +61,7 @@ READS_THE_ENVIRONMENT = {
 LONG = 60
 LONG_FUNCTIONS = {
     "gateway.commands.logs.logs": "a table: its options, one after the other",
+    "gateway.commands.plan.plan": "a table: its options, one after the other",
     "gateway.records.metrics._make_histograms": "a table: one histogram after the other, with its buckets",
 }
 """`module.function` and why it is better in one piece: a table, or a list of cases."""
@@ -160,7 +161,13 @@ def test_the_health_port_stands_on_the_standard_library_alone(path: Path) -> Non
         assert root in sys.stdlib_module_names or root in neighbours | {"health"}, f"{name_of(path)} imports {name}"
 
 
-VENDORS = [path for path in sorted((ROOT / "gateway" / "providers").iterdir()) if (path / "__init__.py").exists()]
+SHARED = ("renting",)
+"""What those who rent have in common, and knows none of them."""
+VENDORS = [
+    path
+    for path in sorted((ROOT / "gateway" / "providers").iterdir())
+    if (path / "__init__.py").exists() and path.name not in SHARED
+]
 
 
 @pytest.mark.parametrize("vendor", VENDORS, ids=lambda path: path.name)

@@ -102,23 +102,7 @@ class SpentFolder:
             raise
 
     def _read(self, name: str) -> dict[str, int]:
-        try:
-            with open(self._folder / name, "rb", opener=_no_link) as file:
-                text = file.read(SIZE_MAX)
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            if error.errno == errno.ELOOP and not self._strict:
-                return {}  # a link is none of ours
-            raise
-        try:
-            spent = json.loads(text)["micro_dollars"]
-            pairs = spent.items()
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-            if self._strict:
-                raise OSError(errno.EIO, f"{name} is damaged") from error
-            return {}
-        return {name: value for name, value in pairs if type(value) is int and 0 <= value < 2**53}
+        return read_file(self._folder / name, strict=self._strict)
 
 
 class Spent:
@@ -250,6 +234,39 @@ class Spent:
                 _add(whole, spent)
                 self._folder.write(month, whole)
         self._written = books
+
+
+def month_on(folder: Path, month: str) -> dict[str, int] | None:
+    """What each key has spent in this month, by the files of all workers; None where nobody counted. Raises OSError."""
+    try:
+        names = [name for name in os.listdir(folder) if (found := NAME.fullmatch(name)) and found[1] == month]  # noqa: PTH208
+    except FileNotFoundError:
+        return None
+    spent: dict[str, int] = {}
+    for name in names:
+        _add(spent, read_file(folder / name))
+    return spent if names else None
+
+
+def read_file(path: Path, *, strict: bool = False) -> dict[str, int]:
+    """Micro-dollars by key. One that is not ours, or torn, counts as none, or raises OSError where it is `strict`."""
+    try:
+        with open(path, "rb", opener=_no_link) as file:
+            text = file.read(SIZE_MAX)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        if error.errno == errno.ELOOP and not strict:
+            return {}  # a link is none of ours
+        raise
+    try:
+        spent = json.loads(text)["micro_dollars"]
+        pairs = spent.items()
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        if strict:
+            raise OSError(errno.EIO, f"{path.name} is damaged") from error
+        return {}
+    return {name: value for name, value in pairs if type(value) is int and 0 <= value < 2**53}
 
 
 def _no_link(path: str, flags: int) -> int:
