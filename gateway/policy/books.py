@@ -14,6 +14,7 @@ What holds whatever happens (tests/policy/test_books.py):
 - The parts add up: the days to the month, the lines of `why` to the same figure, a rental over midnight to itself.
 """
 
+import calendar
 import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -24,6 +25,9 @@ HOUR: Final = 3_600_000
 DAY: Final = 24 * HOUR
 LARGEST: Final = 2**53
 """What any reader of the ledger can count with (JSON, the edition for Cloudflare). No number reaches it."""
+TEXT_MAX: Final = 1000
+WHY_MAX: Final = 500
+"""Letters."""
 _LAST: Final = 253_370_764_800_000
 """9999-01-01. No calendar here goes further."""
 
@@ -78,6 +82,12 @@ class Entry:
     why: str = ""
     since: int = 0
 
+    def __post_init__(self) -> None:
+        # It is for people, and may quote anybody.
+        if len(self.why) > WHY_MAX or not self.why.isprintable():
+            fit = "".join(letter if letter.isprintable() else " " for letter in self.why[:WHY_MAX])
+            object.__setattr__(self, "why", fit)
+
     def fields(self) -> dict[str, int | str]:
         """By their names, for a ledger to keep."""
         return asdict(self)
@@ -102,6 +112,9 @@ class Entry:
         for name in _NUMBERS:
             if not 0 <= getattr(self, name) < LARGEST:
                 raise BadEntry(f"{name} is {getattr(self, name)}")
+        for name in _TEXTS:
+            if len(text := getattr(self, name)) > TEXT_MAX or not text.isprintable():
+                raise BadEntry(f"{name} is {text!r:.60}")
         if self.month:
             month_begins(self.month)
         if self.kind in ("corrected", "storage") and not self.month:
@@ -112,6 +125,7 @@ class Entry:
 
 _TYPES: Final = {found.name: int if found.type is int else str for found in fields(Entry)}
 _NUMBERS: Final = tuple(name for name, kind in _TYPES.items() if kind is int)
+_TEXTS: Final = tuple(name for name, kind in _TYPES.items() if kind is str)
 _OF_A_RENTAL: Final = frozenset({"intended", "known", "booked", "ended", "voided", "lost", "adopted"})
 
 
@@ -318,19 +332,27 @@ class Books:
         """Micro-dollars a month by provider, as they were last said, or the highest that were said in this month."""
         rates: dict[str, int] = {}
         for entry in self._stored:
+            if not entry.price:
+                continue  # from a bill: what it was, not what it will be
             if month is None:
                 rates[entry.provider] = entry.price
             elif entry.month == month:
                 rates[entry.provider] = max(rates.get(entry.provider, 0), entry.price)
         return rates
 
-    def corrected(self, month: str, instances: "frozenset[str] | None" = None) -> int:
-        """What this month was corrected by, in all or for these instances."""
-        return sum(
-            entry.amount
-            for entry in self._corrections
-            if entry.month == month and (instances is None or entry.instance in instances)
-        )
+    def corrected(self, month: str) -> int:
+        """What this month was corrected by, without disks."""
+        return sum(entry.amount for entry in self.corrections(month))
+
+    def corrections(self, month: str) -> tuple[Entry, ...]:
+        """What was added to this month because the vendor billed it."""
+        return tuple(entry for entry in self._corrections if entry.month == month)
+
+    def billed_until(self, instance: str) -> int:
+        """Up to when what the vendor billed for this instance is in the books, but for the last hour, whose bill may
+        grow. Who adopts it counts from here: not twice what a lost ledger was rebuilt of. 0: nothing of it is."""
+        lasts = (entry.until for entry in self._corrections if entry.instance == instance)
+        return max(0, max(lasts, default=0) - HOUR)
 
     def reserved(self, at: int) -> int:
         """What is reserved for what is rented and not used up yet."""
@@ -480,8 +502,8 @@ def _corrected(entry: Entry) -> str:
 
 
 def _stored(entry: Entry) -> str:
-    rate = f" at {dollars(entry.price)} a month" if entry.price else ""
-    return f"disks{f' on {entry.provider}' if entry.provider else ''}{rate}, to the month's end{_because(entry.why)}"
+    rate = f" at {dollars(entry.price)} a month, to the month's end" if entry.price else ""
+    return f"disks{f' on {entry.provider}' if entry.provider else ''}{rate}{_because(entry.why)}"
 
 
 def _add(days: dict[str, int], day: str, amount: int) -> None:
@@ -528,7 +550,8 @@ def month_begins(month: str) -> int:
 
 def month_ends(month: str) -> int:
     """The next one's first millisecond."""
-    return month_begins(month_of(month_begins(month) + 45 * DAY)[:7])
+    begins = month_begins(month)
+    return begins + calendar.monthrange(int(month[:4]), int(month[5:]))[1] * DAY
 
 
 def _day_in(month: str, at: int) -> str:

@@ -9,8 +9,9 @@ Micro-dollars and milliseconds of the ledger's clock, as in policy/books.py.
 
 from dataclasses import dataclass
 
-from gateway.policy.books import HOUR, Books, Entry, dollars, moment, month_begins, month_ends, month_of
+from gateway.policy.books import DAY, HOUR, Books, Entry, dollars, moment, month_begins, month_ends, month_of
 
+LONGEST = 31 * DAY
 WARN_AT = (50, 80, 95)
 """Per cent of the budget at which people are told."""
 
@@ -136,8 +137,8 @@ def ends_at(books: Books, terms: Terms, at: int) -> int | None:
         over, ends = begins + (terms.monthly - spent) * HOUR // rate, month_ends(month)
         if over < ends:
             return over - terms.grace
-        if begins > at and ends - begins >= 31 * 24 * HOUR:
-            return None  # a whole long month fits, and so does each that follows
+        if ends <= begins or (begins > at and ends - begins >= LONGEST):
+            return None  # the calendar's end; or a whole long month fits, and so does each that follows
         month = month_of(ends)
         begins, spent = ends, max(stored, books.storage(month))
 
