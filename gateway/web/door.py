@@ -30,6 +30,7 @@ from gateway.proxy.headers import upstream_headers
 from gateway.proxy.reply import CallerLeft, ReadsNothing, Reply
 from gateway.proxy.upstream import Call, Unreached, Upstream, Upstreams
 from gateway.web import pages, wire
+from gateway.web.admin import Admin
 from gateway.web.gate import Gate
 from gateway.web.patience import Patience
 from gateway.web.places import Places
@@ -47,6 +48,7 @@ END_IS_TOLD = 0.1
 """Seconds in which a provider tells that its instance has ended (a local engine's end: 25 to 45 ms after a kill)."""
 _OURS = frozenset({"draining", "gateway_fault"})
 """Ends of an answer that the engine would have gone on with."""
+_INFERENCE_PATHS = frozenset(route.path for route in INFERENCE)
 TRIES = 3
 """Times that a request is sent of which the engine can have seen nothing."""
 COME_BACK_IN = 15.0
@@ -125,6 +127,7 @@ class Door:
         max_seconds: float | None = None,
         counts_tokens: bool = False,
         cancels: bool = True,
+        admin: Admin | None = None,
         fallback: "Fallback | None" = None,
         shows_loading: bool = False,
         on_end: Callable[[Visit], None],
@@ -148,6 +151,8 @@ class Door:
         """Whether the engine is asked to count tokens for those who did not ask."""
         self._cancels = cancels
         """Whether the engine is told when a caller leaves."""
+        self._admin = admin
+        """Who carries out orders; None: nobody, and there are no paths for them."""
         self._fallback = fallback
         """Who else may answer."""
         self._shows_loading = shows_loading
@@ -212,12 +217,16 @@ class Door:
         reply.dialect = dialects.for_route(route.path)
         if route.kind is Kind.PAGE:
             return self._show(route, rest, request, reply, visit)
+        if route.kind is Kind.ADMIN:
+            return self._administer(route, request, reply, visit)
         key = self._gate.enter(request)
         visit.key = key.name if key is not None else ""
         visit.route = route.path if route.forwarded else ""  # from here on its line can say who asked
         self._gate.let_use(key, route)
         if route.kind is Kind.MODELS:
             return self._show(route, rest, request, reply, visit)
+        if route.kind is Kind.WAKE:
+            return self._wake(route, key, reply, visit)
         return self._carry(request, route, key, reply, visit)
 
     async def _say_options(self, request: web.BaseRequest, reply: Reply) -> None:
@@ -247,6 +256,29 @@ class Door:
         else:
             raise refuse("route_not_found", "/metrics has a port of its own here: METRICS_PORT.")
         await reply.answer(page.status, page.body, pages.HEADERS, content_type=page.content_type)
+
+    # -- orders --------------------------------------------------------------------------------
+
+    async def _administer(self, route: Route, request: web.BaseRequest, reply: Reply, visit: Visit) -> None:
+        visit.page = route.path
+        self._gate.administer(request)
+        page = await self._orders().page(route.page, request)
+        await reply.answer(page.status, page.body, pages.HEADERS, content_type=page.content_type)
+
+    async def _wake(self, route: Route, key: Key | None, reply: Reply, visit: Visit) -> None:
+        """Whoever may ask may wake, within the same limits: it costs what a first request costs. Nobody is held."""
+        visit.page = route.path
+        grant = self._gate.grant(key, model=self._usual_model(), tokens=0)
+        try:
+            page = self._orders().wake(f"the key {key.name}" if key is not None else "a caller")
+        finally:
+            self._gate.end(grant, reply, reached_engine=False)
+        await reply.answer(page.status, page.body, pages.HEADERS, content_type=page.content_type)
+
+    def _orders(self) -> Admin:
+        if self._admin is None:
+            raise refuse("route_not_found", "Nobody takes orders here.")
+        return self._admin
 
     # -- a request for the upstream ------------------------------------------------------------
 
@@ -448,7 +480,7 @@ class Door:
 
     def _supported(self, route: Route) -> None:
         routes = self._conductor.provider.profile.routes
-        if routes is not None and route.path not in routes and route in INFERENCE:
+        if routes is not None and route.path not in routes and route.path in _INFERENCE_PATHS:
             raise refuse("route_not_supported", f"This engine has no {route.path}.")
 
     async def _read(self, request: web.BaseRequest, route: Route, reply: Reply) -> tuple[Call, Body | None]:
@@ -462,7 +494,7 @@ class Door:
             length = request.content_length if "Content-Length" in request.headers else None
             return Call("POST", route.path, headers, self._bodies.stream(request), length), None
         self._bodies.check_head(request, json=True)
-        body = await self._bodies.read(request, route.path)
+        body = await self._bodies.read(request, route.short or route.path)
         facts = body.facts
         if lacks := facts.lacks:  # every engine would refuse it: none is woken to do so
             body.close()

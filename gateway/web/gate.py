@@ -92,12 +92,22 @@ class Gate:
 
     def let_use(self, key: Key | None, route: Route) -> None:
         """Whether whoever this is may use this route. Raises Refused, 403."""
-        if key is None or not key.routes:
+        if key is None or not key.routes or (route.short and key.may_use(route.short)):
             return
         try:
             may_use(key, route.path)
         except Refused as refused:
             self._on_refused(refused.refusal.why)
+            raise
+
+    def administer(self, request: web.BaseRequest) -> None:
+        """Whether this comes with the admin key. Raises Refused: 401, 429."""
+        try:
+            address, now = self.address(request), self._clock()
+            if self._admin.check(request.raw_headers, address=address, now=now, wall=time.time()) is None:
+                raise refuse("route_not_found", "There is no admin key here.")  # nor are these paths, without one
+        except Refused as refused:
+            self._on_refused(refused.refusal.why or "other")
             raise
 
     def visitor(self, request: web.BaseRequest) -> Visitor:

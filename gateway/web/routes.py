@@ -24,6 +24,10 @@ class Kind(enum.Enum):
     """Forwarded: a JSON body that was checked."""
     MULTIPART = "multipart"
     """Forwarded: a body that streams through."""
+    WAKE = "wake"
+    """Answered here, with a key: it is woken, and nobody waits."""
+    ADMIN = "admin"
+    """Answered here, with the admin key only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,9 @@ class Route:
     kind: Kind
     methods: tuple[str, ...]
     page: str = ""
-    """Which page answers (web/pages.py); empty for what is forwarded."""
+    """Which page answers (web/pages.py, web/admin.py); empty for what is forwarded."""
+    short: str = ""
+    """The short name that it was asked for by. Its body may be short, too; in all else it is the route of `path`."""
 
     @property
     def forwarded(self) -> bool:
@@ -40,9 +46,10 @@ class Route:
 
 
 READ = ("GET", "HEAD")
+CHAT = "/v1/chat/completions"
 
 INFERENCE = (
-    Route("/v1/chat/completions", Kind.JSON, ("POST",)),
+    Route(CHAT, Kind.JSON, ("POST",)),
     Route("/v1/completions", Kind.JSON, ("POST",)),
     Route("/v1/embeddings", Kind.JSON, ("POST",)),
     Route("/v1/responses", Kind.JSON, ("POST",)),
@@ -60,6 +67,16 @@ PAGES = (
     Route("/v1/models", Kind.MODELS, READ, page="models"),
 )
 
+SHORT_CHAT = Route(CHAT, Kind.JSON, ("POST",), short="/chat")
+WAKE = Route("/wake", Kind.WAKE, ("POST",), page="wake")
+ADMIN = (
+    Route("/admin/status", Kind.ADMIN, READ, page="status"),
+    Route("/admin/spend", Kind.ADMIN, READ, page="spend"),
+    Route("/admin/wake", Kind.ADMIN, ("POST",), page="wake"),
+    Route("/admin/sleep", Kind.ADMIN, ("POST",), page="sleep"),
+    Route("/admin/keep-warm", Kind.ADMIN, ("POST",), page="keep-warm"),
+)
+
 MODEL_PREFIX = "/v1/models/"
 MODEL = Route("/v1/models/{id}", Kind.MODELS, READ, page="model")
 
@@ -70,8 +87,11 @@ METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 class Routes:
     """The paths that this gateway has: the table, and what ALLOWED_PATHS adds."""
 
-    def __init__(self, allowed_paths: Iterable[str] = ()) -> None:
-        self._table = {route.path: route for route in (*INFERENCE, *PAGES)}
+    def __init__(self, allowed_paths: Iterable[str] = (), *, admin: bool = False) -> None:
+        """`admin`: whether there is an admin key. Without one its paths are not there, like any other that is not."""
+        self._table = {route.short or route.path: route for route in (*INFERENCE, SHORT_CHAT, *PAGES, WAKE)}
+        if admin:
+            self._table |= {route.path: route for route in ADMIN}
         for path in allowed_paths:
             self._table.setdefault(path, Route(path, Kind.JSON, ("POST", *READ)))
 
@@ -88,9 +108,12 @@ class Routes:
             route, rest = MODEL, unquote(path[len(MODEL_PREFIX) :])
         if route is None:
             raise refuse("route_not_found", self._nothing_here(path))
+        if route.short and path != raw_path:
+            raise refuse("invalid_request", f"{route.short} has its prompt in a JSON body: proxies write URLs down.")
         if method not in route.methods and method != "OPTIONS":
             allow = ", ".join((*route.methods, "OPTIONS"))
-            raise refuse("method_not_allowed", f"{route.path} takes {allow}.", headers=(("Allow", allow),))
+            said = f"{route.short or route.path} takes {allow}."
+            raise refuse("method_not_allowed", said, headers=(("Allow", allow),))
         return route, rest
 
     def _nothing_here(self, path: str) -> str:

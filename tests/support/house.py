@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from gateway.conductor import Limits as ConductorLimits
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.estimate import Past
-from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
+from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings, TurnedAway
 from gateway.policy.lifecycle.states import State
+from gateway.policy.schedule import Schedule
 from gateway.providers.base import Endpoint, Gone, Instance, Intent, Journal, News, Profile, Provider, Ready
 from gateway.proxy.bodies import Bodies, BodyLimits
 from gateway.proxy.checker import Checker
@@ -30,7 +32,10 @@ from gateway.proxy.fallback import Fallback
 from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream, Upstreams
 from gateway.records.metrics import Metrics
+from gateway.warmth import Warmth
+from gateway.web.admin import Admin
 from gateway.web.auth import Key, Keys
+from gateway.web.control import Control, Facts
 from gateway.web.door import Door, Visit
 from gateway.web.gate import Gate
 from gateway.web.pages import Pages
@@ -40,6 +45,7 @@ from gateway.web.scrape import Scrape
 from gateway.web.wire import Server
 
 KEY = "sk-test-0123456789abcdef"
+ADMIN_KEY = "sk-admin-0123456789abcdef"
 
 
 class StubProvider:
@@ -263,6 +269,11 @@ class Front:
     port: int
     visits: "Visits"
     door: Door
+    control: Control
+    said: list[str]
+    """What was ordered, as the console tells it."""
+    ends: list[bool]
+    """Each time that the gateway was told to end: whether it was to leave what runs."""
 
     @property
     def state(self) -> State:
@@ -342,6 +353,13 @@ class Sizes:
     receive_buffer: int | None = None
     """Bytes that the kernel keeps of what a caller sent and the gateway did not read yet."""
     allowed_paths: tuple[str, ...] = ()
+    admin: bool = False
+    """Whether there is an admin key: ADMIN_KEY."""
+    money: Facts | None = None
+    closed: Callable[[], TurnedAway | None] = lambda: None
+    """Why nobody is let in, whatever the upstream could do."""
+    output_tokens: int | None = None
+    """MAX_OUTPUT_TOKENS."""
     strict_models: bool = False
     gate: Callable[[], Gate] | None = None
     short_of_memory: bool = False
@@ -392,6 +410,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         limits=ConductorLimits(stop_within=sizes.stop_within, drain_reserve=0.5),
         limits_for=(lambda n: replace(admission.limits, concurrency=n)) if sizes.adopt_slots else None,
         pasts=lambda kind: [] if sizes.usual_start is None else [Past({"ordered": sizes.usual_start})],
+        gate=sizes.closed,
     )
     metrics = Metrics()
     limits = UpstreamLimits(
@@ -403,20 +422,26 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         size=sizes.response_size,
     )
     upstreams = Upstreams(lambda endpoint: Upstream(endpoint, limits))
-    rules = Rules(count_tokens=sizes.count_tokens, gather=sizes.gathers)
+    rules = Rules(count_tokens=sizes.count_tokens, gather=sizes.gathers, output_tokens=sizes.output_tokens)
     bodies = Bodies(
         BodyLimits(size=sizes.body_limit, gap=sizes.body_gap), Checker(rules), on_repair=metrics.surrogates.inc
     )
     visits = Visits()
+    said: list[str] = []
+    ends: list[bool] = []
+    clock = asyncio.get_running_loop().time
+    warmth = Warmth(conductor.keep_warm, Schedule(), clock=clock, wall=time.time)
+    control = Control(conductor, warmth, end=ends.append, say=said.append, money=sizes.money, spend=sizes.money)
+    admin = Keys([Key.of("admin", ADMIN_KEY)] if sizes.admin else [])
     fallback = sizes.fallback(conductor) if sizes.fallback is not None else None
     door = Door(
         conductor=conductor,
         upstreams=upstreams,
         bodies=bodies,
-        routes=Routes(sizes.allowed_paths),
+        routes=Routes(sizes.allowed_paths, admin=sizes.admin),
         show=Pages(conductor, ping=lambda: 200),
         scrape=Scrape(conductor, upstreams, metrics),
-        gate=sizes.gate() if sizes.gate is not None else Gate(keys=Keys([Key.of("test", KEY)]), admin=Keys([])),
+        gate=sizes.gate() if sizes.gate is not None else Gate(keys=Keys([Key.of("test", KEY)]), admin=admin),
         patience=Patience(
             grace=sizes.grace,
             heartbeat=sizes.heartbeat,
@@ -429,6 +454,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         max_seconds=sizes.max_seconds,
         counts_tokens=sizes.count_tokens,
         cancels=sizes.cancels,
+        admin=Admin(control),
         fallback=fallback,
         shows_loading=sizes.shows_loading,
         on_end=visits.append,
@@ -448,7 +474,8 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, sizes.receive_buffer)
     await web.SockSite(runner, listener, backlog=1024).start()
     try:
-        yield Front(conductor, metrics, server, runner.addresses[0][1], visits, door)
+        port = runner.addresses[0][1]
+        yield Front(conductor, metrics, server, port, visits, door, control, said, ends)
     finally:
         await server.close()
         await runner.cleanup()

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from gateway.errors import Refused
 from gateway.proxy.dialects import DIALECTS
-from gateway.web.routes import INFERENCE, PAGES, Kind, Routes
+from gateway.web.routes import ADMIN, CHAT, INFERENCE, PAGES, SHORT_CHAT, WAKE, Kind, Routes
 
 ROUTES = Routes(["/tokenize", "/metrics", "/v1/extra"])
-KNOWN = {route.path for route in (*INFERENCE, *PAGES)} | {"/tokenize", "/v1/extra"}
+KNOWN = {route.path for route in (*INFERENCE, *PAGES, WAKE)} | {"/tokenize", "/v1/extra", "/chat"}
 
 
 def refusal_to(method: str, path: str) -> Refused:
@@ -29,6 +29,19 @@ def test_an_inference_path_takes_post_and_nothing_else(route) -> None:
 
 def test_every_inference_path_has_a_dialect_of_its_own() -> None:
     assert {route.path for route in INFERENCE} <= set(DIALECTS)
+
+
+def test_the_short_name_of_a_chat_is_its_route() -> None:
+    assert ROUTES.find("POST", "/chat") == (SHORT_CHAT, "")
+    assert (SHORT_CHAT.path, SHORT_CHAT.kind, SHORT_CHAT.forwarded) == (CHAT, Kind.JSON, True)
+
+
+def test_what_the_admin_key_opens_is_there_where_there_is_one() -> None:
+    with_admin = Routes(admin=True)
+    for route in ADMIN:
+        assert with_admin.find(route.methods[0], route.path) == (route, "")
+        assert refusal_to(route.methods[0], route.path).refusal.code == "route_not_found"
+    assert not any(route.forwarded for route in (*ADMIN, WAKE))
 
 
 @pytest.mark.parametrize("route", PAGES, ids=lambda route: route.path)
