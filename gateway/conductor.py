@@ -385,6 +385,11 @@ class Conductor:
         return self._lifecycle.state
 
     @property
+    def run(self) -> int:
+        """The number of the last start."""
+        return self._run.number
+
+    @property
     def since(self) -> float:
         """Loop time at which the state began."""
         return self._lifecycle.since

@@ -1,0 +1,706 @@
+"""Who pays: the journal that providers write to before they rent, the gate that callers meet when the budget is spent.
+
+It holds one ledger's books for one upstream. What may be started, and when what runs must end, is decided by
+policy/budget.py from the books; here is the clock, the writing down, and the looking again: what the vendor says that
+runs is compared with what the books say, before the first start and every few minutes.
+
+Fail-closed: what cannot be written down is not started; what cannot be compared is not started; what runs while nothing
+can be written down is ended after `UNWRITTEN_MOST`. What is written is never taken back but by the vendor's own word.
+
+One task does all that takes time, and sleeps until the next thing is due (`_next_due`): there is nothing to be counted
+second by second, since the books know what something that runs has cost at any moment.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from gateway.conductor import Conductor
+from gateway.policy import budget
+from gateway.policy.books import Books, Entry, Rented, dollars, month_begins, month_of
+from gateway.policy.budget import Fits, Spent, Standing, Terms
+from gateway.policy.ledger_clock import LedgerClock
+from gateway.policy.lifecycle.machine import TurnedAway
+from gateway.policy.lifecycle.states import State
+from gateway.policy.settlement import corrections, rebuilt
+from gateway.providers.base import Instance, ProviderError, Rental, Renter
+from gateway.records.ledger.base import Ledger, LedgerDamaged
+
+log = logging.getLogger(__name__)
+
+NOT_OPEN = "What was rented before is not known yet, so nothing is started; the gateway's log says why."
+UNWRITTEN = "What is rented cannot be written down any more; the gateway's log says why."
+RAN_LONG = "What is rented has run for MAX_RUNTIME and was stopped; ask again, and it is started again."
+CANNOT_WRITE = "the ledger cannot be written"
+BEGINS = "the ledger begins"
+DOWN = (State.STOPPED, State.FAILED)
+
+EMPTY_LOOKS = 2
+"""Looks in a row in which the vendor does not know something as running until it is believed to have ended."""
+EMPTY_LOOKS_UNKNOWN = 3
+"""The same for what was asked for and never answered: a list may be a minute old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tempo:
+    """Seconds."""
+
+    book: float = 300.0
+    """Between two lines that book what something open has cost: what a clock may take back at most."""
+    reconcile: float = 300.0
+    bills: float = 3600.0
+    storage: float = 21600.0
+    again: float = 10.0
+    """After something that failed, growing to `again_most`."""
+    again_most: float = 300.0
+    empty: float = 15.0
+    """Between two looks that must agree."""
+    unknown: float = 60.0
+    """What was just created may not be in a list for so long."""
+    open_within: float = 60.0
+    """What a start waits for the ledger and the vendor before it is told that nothing can be started."""
+    unwritten_most: float = 300.0
+    """What runs while nothing can be written down is ended after this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """All three: the calendar's and the one that only counts (both Unix-like seconds), and the loop's."""
+
+    wall: Callable[[], float]
+    steady: Callable[[], float]
+
+
+@dataclass(slots=True)
+class _Absence:
+    looks: int
+    last: float
+
+
+Alarm = Callable[[str, str, str], None]
+"""Told what somebody should know at once: (event, sentence, what it is about)."""
+
+
+def _nobody(*_: object) -> None:
+    """Whom nobody told to tell."""
+
+
+class Treasury:
+    """The journal, the gate, and the task that looks again. `attach` the conductor, then `begin`."""
+
+    def __init__(
+        self,
+        ledger: Callable[[], Awaitable[Ledger]],
+        provider: Renter,
+        terms: Terms,
+        *,
+        prefix: str,
+        clocks: Clocks,
+        max_runtime: float,
+        hourly_price: int | None = None,
+        elsewhere: Callable[[], int] = lambda: 0,
+        alarm: Alarm = _nobody,
+        say: Callable[[str, str], None] = _nobody,
+        on_change: Callable[[], None] = _nobody,
+        tempo: Tempo | None = None,
+    ) -> None:
+        """`ledger`: opens it, each time anew. `prefix`: what every name of ours begins with. `elsewhere`: micro-dollars
+        that this month has cost that are not in this ledger (the fallback). `max_runtime`: seconds."""
+        self._open_ledger = ledger
+        self._ledger: Ledger | None = None
+        self._provider = provider
+        self._terms = terms
+        self._prefix = prefix
+        self._clocks = clocks
+        self._max_runtime = max_runtime
+        self._price = hourly_price
+        """Of the next start, as far as it is known: the gate goes by it."""
+        self._elsewhere = elsewhere
+        self._alarm = alarm
+        self._say = say
+        self._on_change = on_change
+        self._tempo = tempo or Tempo()
+        self._loop = asyncio.get_running_loop()
+        self.books = Books()
+        self._begun = False
+        """Whether this ledger knows what the vendor's bills said when it was made."""
+        self._clock: LedgerClock | None = None
+        self._conductor: Conductor | None = None
+        self._writing = asyncio.Lock()
+        self._settled = asyncio.Event()
+        """The books are read, and have been compared with what the vendor says, once."""
+        self._wake = asyncio.Event()
+        self._trouble: ProviderError | OSError | None = None
+        """Why it is not settled, or could not look again."""
+        self._unwritten_since: float | None = None
+        self._names = 0
+        self._aliases: dict[str, str] = {}
+        """What a provider calls a rental that the books know by another name already: it runs on."""
+        self._absences: dict[str, _Absence] = {}
+        self._closed: TurnedAway | None = None
+        self._gate_due = float("inf")
+        self._ended_run = 0
+        self._due: dict[str, float] = {}
+        self._fails: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        settled = "settled" if self._settled.is_set() else f"not settled ({self._trouble})"
+        return f"<Treasury {settled}, {self.books!r}>"
+
+    # -- wiring ----------------------------------------------------------------------------------
+
+    def attach(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+
+    def begin(self) -> None:
+        """From now on it looks. Callers are held meanwhile, and nothing is started before it is settled."""
+        self._task = self._loop.create_task(self._run(), name="treasury")
+
+    async def close(self) -> None:
+        """Look no more. Books what is open, so that a successor begins from here."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._ledger is not None:
+            for rented in self.books.open:
+                try:
+                    await self._write(_booking, rented.name)
+                except OSError as error:
+                    log.warning("what %s has cost could not be booked: %s", rented.name, error)
+            await self._ledger.close()
+
+    # -- the gate --------------------------------------------------------------------------------
+
+    def gate(self) -> TurnedAway | None:
+        """Why nobody is let in now. Asked with each request: it is decided when something changes, not here."""
+        if self._loop.time() >= self._gate_due:
+            self._judge()
+        return self._closed
+
+    @property
+    def at(self) -> int:
+        """The ledger's time. Unix milliseconds."""
+        if self._clock is None:
+            return round(self._clocks.wall() * 1000)
+        return self._clock.read(round(self._clocks.wall() * 1000), round(self._clocks.steady() * 1000))
+
+    @property
+    def terms(self) -> Terms:
+        """With what was spent elsewhere taken off the budget."""
+        monthly = self._terms.monthly
+        return self._terms if monthly is None else replace(self._terms, monthly=max(0, monthly - self._elsewhere()))
+
+    def standing(self) -> Standing:
+        return budget.standing(self.books, self.terms, self.at)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing could be started, as things are; empty: nothing speaks against it."""
+        if self._unwritten_since is not None:
+            return CANNOT_WRITE
+        return "" if self._settled.is_set() else str(self._trouble or "the vendor is being asked what runs")
+
+    def cost_of(self, name: str) -> int:
+        """Micro-dollars that this rental has cost by now."""
+        rented = self.books.rentals.get(self._aliases.get(name, name))
+        return 0 if rented is None else self.books.cost(rented, self.at)
+
+    def _judge(self) -> None:
+        """Whether the gate is open, and until when that holds."""
+        at, terms = self.at, self.terms
+        runs = bool(self.books.open)
+        spent: Spent | None = budget.reached(self.books, terms, at)
+        if spent is None and not runs and terms.monthly is not None:
+            verdict = budget.judge(self.books, terms, self._price, at) if self._price else None
+            if isinstance(verdict, Spent) or (
+                self.books.spent(month_of(at), at) >= terms.monthly
+                and isinstance(verdict := budget.judge(self.books, terms, 1, at), Spent)
+            ):
+                spent = verdict
+        self._closed = TurnedAway("insufficient_quota", spent.reason, None) if spent else None
+        ends = budget.ends_at(self.books, terms, at)
+        seconds = 60.0 if ends is None or self._closed is not None else min(60.0, max(0.0, (ends - at) / 1000))
+        self._gate_due = self._loop.time() + max(seconds, 0.05)
+
+    # -- the journal -----------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Raises ProviderError or OSError."""
+        if self._settled.is_set():
+            return
+        self._hurry()
+        try:
+            async with asyncio.timeout(self._tempo.open_within):
+                await self._settled.wait()
+        except TimeoutError:
+            if isinstance(self._trouble, ProviderError):
+                raise self._trouble from None
+            raise OSError(str(self._trouble or NOT_OPEN)) from None
+
+    def next_name(self) -> str:
+        """By the clock, so that none comes twice, also when the ledger is lost."""
+        self._names = max(self._names + 1, round(self._clocks.wall() * 1000))
+        return f"{self._prefix}{_base36(self._names)}"
+
+    async def intend(self, rental: Rental) -> None:
+        await self.open()
+        known = self._open_one(rental)
+        if known is not None:
+            self._aliases[rental.name] = known.name
+            await self.know(known.name, rental.instance, rental.price, rental.why)
+            return
+        refused: list[Spent | budget.Unpriced] = []
+
+        def decide(books: Books, at: int) -> Entry | None:
+            refused.clear()
+            if rental.runs_since is not None:
+                return self._adoption(rental, books, at, refused)
+            verdict = budget.judge(books, self.terms, rental.price or None, at)
+            if not isinstance(verdict, Fits):
+                refused.append(verdict)
+                return None
+            return _entry("intended", at, rental, amount=verdict.reservation)
+
+        await self._write(decide)
+        self._price = rental.price or self._price
+        if refused:
+            detail = refused[0].detail if isinstance(refused[0], Spent) else ""
+            code = "insufficient_quota" if isinstance(refused[0], Spent) else "start_failed"
+            raise ProviderError(refused[0].reason, lasting=True, code=code, detail=detail)
+
+    def _adoption(
+        self, rental: Rental, books: Books, at: int, refused: "list[Spent | budget.Unpriced]"
+    ) -> Entry | None:
+        """It runs, whoever started it: it costs since then. Over the budget it is not taken over, but stopped; what it
+        has cost until then is booked all the same."""
+        began = min(at, round((rental.runs_since or 0.0) * 1000))
+        earlier = [one for one in books.rentals.values() if rental.instance and one.instance == rental.instance]
+        since = max([began, month_begins(month_of(began)), *(one.ended or 0 for one in earlier)])
+        entry = replace(_entry("adopted", at, rental), since=min(since, at))
+        terms = self.terms
+        month = month_of(at)
+        if terms.monthly is not None and books.spent(month, at) + budget.committed(books, terms, at) >= terms.monthly:
+            verdict = budget.judge(books, terms, rental.price, at)
+            if isinstance(verdict, Spent):
+                refused.append(verdict)
+        return entry
+
+    def _open_one(self, rental: Rental) -> Rented | None:
+        for rented in self.books.open:
+            if rented.name == rental.name or (rental.instance and rented.instance == rental.instance):
+                return rented
+        return None
+
+    async def know(self, name: str, instance: str, price: int, why: str = "") -> None:
+        name = self._aliases.get(name, name)
+
+        def decide(books: Books, at: int) -> Entry | None:
+            known = books.rentals.get(name)
+            if known is None or (known.instance == instance and known.price >= price):
+                return None
+            return Entry("known", at, rental=name, provider=known.provider, instance=instance, price=price, why=why)
+
+        await self._write(decide)
+
+    async def void(self, name: str, why: str) -> None:
+        name = self._aliases.get(name, name)
+        await self._write(_voiding, name, why[:300])
+
+    async def end(self, name: str, why: str) -> None:
+        name = self._aliases.pop(name, name)
+        await self._write(_ending, name, why[:300])
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def _write(self, decide: Callable[..., Entry | None], *facts: object) -> None:
+        """Write what `decide(books, at, *facts)` says; where somebody else wrote first, it is asked again. Raises
+        OSError."""
+        async with self._writing:
+            ledger = self._ledger
+            if ledger is None:
+                raise OSError(NOT_OPEN)
+            try:
+                while True:
+                    at = self.at
+                    if self._clock is not None and self._clock.leaps:
+                        if await self._add(ledger, self._clock.leaps[0]):
+                            del self._clock.leaps[0]
+                        continue
+                    entry = decide(self.books, at, *facts)
+                    if entry is None or await self._add(ledger, entry):
+                        break
+            except OSError as error:
+                self._cannot_write(error)
+                raise
+        if self._unwritten_since is not None:
+            self._unwritten_since = None
+            self._say("what is rented can be written down again", "info")
+        self._changed()
+
+    async def _add(self, ledger: Ledger, entry: Entry) -> bool:
+        if await ledger.append(entry, self.books.seq):
+            self.books.apply(entry)
+            return True
+        await self._read_on(ledger)
+        return False
+
+    async def _read_on(self, ledger: Ledger) -> None:
+        for line in await ledger.read(self.books.seq):
+            self.books.apply(line)
+
+    def _cannot_write(self, error: OSError) -> None:
+        """Whether the line is there all the same is not known: the books are read anew before the next one."""
+        if self._unwritten_since is None:
+            self._unwritten_since = self._loop.time()
+            self._alarm("ledger", f"What is rented cannot be written down: {error}. Nothing is started.", "write")
+            log.error("the ledger cannot be written: %s", error)
+        self._due["reread"] = self._loop.time()
+        self._hurry()
+
+    def _changed(self) -> None:
+        self._judge()
+        self._hurry()
+        self._on_change()
+
+    def _hurry(self) -> None:
+        self._wake.set()
+
+    # -- looking again ---------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self._do_what_is_due()
+            except Exception:  # nobody else would look at what runs; what is not settled stays closed meanwhile
+                log.exception("looking after what is rented failed, and is tried again")
+                await asyncio.sleep(self._tempo.again)
+            wait = max(0.05, self._next_due() - self._loop.time())
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _do_what_is_due(self) -> None:
+        if self._ledger is None:
+            await self._try("open", self._read_ledger)
+            if self._ledger is None:
+                return
+        if "reread" in self._due and self._is_due("reread"):
+            await self._try("reread", self._reread)
+        if not self._settled.is_set():
+            await self._try("rebuild", self._rebuild)
+            return
+        self._end_what_must()
+        if self.books.open and self._is_due("book"):
+            await self._try("book", self._book)
+        if self._is_due("reconcile"):
+            await self._try("reconcile", self._reconcile)
+        if self._is_due("storage"):
+            await self._try("storage", self._store)
+        if self._is_due("bills"):
+            await self._try("bills", self._correct)
+        if budget.warning(self.books, self.terms, self.at) is not None:
+            await self._try("warn", self._warn)
+
+    def _is_due(self, what: str) -> bool:
+        return self._loop.time() >= self._due.get(what, 0.0)
+
+    async def _try(self, what: str, work: Callable[[], Awaitable[float | None]]) -> None:
+        """`work` gives the seconds until it is due again; None: only when somebody says so."""
+        tempo = self._tempo
+        try:
+            again = await work()
+        except (ProviderError, OSError) as error:
+            fails = self._fails[what] = self._fails.get(what, 0) + 1
+            again = min(tempo.again * 2 ** min(fails - 1, 10), tempo.again_most)
+            if what in ("open", "rebuild", "reconcile"):
+                self._trouble = error
+            if fails in (1, 10):
+                detail = getattr(error, "detail", "")
+                log.warning("%s failed, and is tried again in %.0f s: %s %s", what, again, error, detail)
+                if isinstance(error, LedgerDamaged):
+                    self._alarm("ledger", f"The ledger is damaged, and nothing is started: {error}", "damaged")
+        else:
+            self._fails.pop(what, None)
+        if again is None:
+            self._due.pop(what, None)
+        else:
+            self._due[what] = self._loop.time() + again
+
+    def _next_due(self) -> float:
+        now = self._loop.time()
+        if self._ledger is None:
+            return self._due.get("open", now)
+        if not self._settled.is_set():
+            return self._due.get("rebuild", now)
+        names = ("reread", "reconcile", "storage", "bills", "warn", *(("book",) if self.books.open else ()))
+        due = [self._due[name] for name in names if name in self._due]
+        ends = self._ends()
+        if ends is not None:
+            due.append(now + max(0.0, (ends - self.at) / 1000))
+        if self._unwritten_since is not None:
+            due.append(max(now + 1.0, self._unwritten_since + self._tempo.unwritten_most))
+        return min(due, default=now + self._tempo.reconcile)
+
+    async def _read_ledger(self) -> float | None:
+        ledger = await self._open_ledger()
+        try:
+            lines = await ledger.read()
+            books = Books()
+            for line in lines:
+                books.apply(line)
+        except BaseException:
+            await ledger.close()
+            raise
+        self._ledger, self.books = ledger, books
+        self._begun = any(line.kind == "said" and line.why == BEGINS for line in lines)
+        wall, steady = self._clocks.wall(), self._clocks.steady()
+        self._clock = LedgerClock(round(wall * 1000), round(steady * 1000), latest=books.latest)
+        if self._clock.behind > 60_000:
+            self._say(
+                f"the clock is {self._clock.behind // 1000} s behind the ledger; it goes on from where the ledger was",
+                "warning",
+            )
+        for rented in books.open:
+            if not rented.instance:
+                self._doubt(rented)
+        return None
+
+    def _doubt(self, rented: Rented) -> None:
+        doubt = getattr(self._provider, "doubt", None)
+        if doubt is not None:
+            doubt(rented.name)
+
+    async def _reread(self) -> float | None:
+        """After a line of which nobody knows whether it is there."""
+        if self._ledger is None:
+            return None
+        async with self._writing:
+            await self._read_on(self._ledger)
+        if self._unwritten_since is not None:
+            # Written again: a remark is the smallest line, and shows that it works.
+            await self._write(_remark, "what is rented could not be written down")
+        return None
+
+    async def _rebuild(self) -> float | None:
+        """Before the first start: a new ledger learns from the vendor's bills what this month has cost already; and
+        what runs is compared."""
+        at = self.at
+        if not self._begun:
+            begins = month_begins(month_of(at)) / 1000
+            bills = await self._provider.bills(begins, at / 1000)
+            lines = rebuilt(bills or (), at, self._provider.name, self.books)
+            for line in lines:
+                await self._write(_as_it_is, line)
+            if lines:
+                amount = dollars(sum(line.amount for line in lines))
+                self._say(f"there was no ledger; by the vendor's bills this month has cost {amount} so far", "warning")
+            await self._write(_remark, BEGINS)
+            self._begun = True
+        again = await self._reconcile()
+        self._settled.set()
+        self._trouble = None
+        self._changed()
+        self._due["reconcile"] = self._loop.time() + again
+        return None
+
+    # -- what runs -------------------------------------------------------------------------------
+
+    async def _reconcile(self) -> float:
+        """What the vendor says that runs, against the books and the conductor. Seconds until the next look."""
+        running = await self._provider.list()
+        self._trouble = None
+        await self._end_what_is_gone(running)
+        if self._settled.is_set() or running:
+            await self._take_care_of_strangers(running)
+        if not running and self._conductor is not None and self._conductor.state in DOWN:
+            price = await self._provider.price()
+            if price:
+                self._price = price
+                self._judge()
+        return self._tempo.empty if self._absences else self._tempo.reconcile
+
+    async def _end_what_is_gone(self, running: list[Instance]) -> None:
+        """Open rentals that the vendor does not know as running, look after look. What the conductor has in hand is its
+        business."""
+        ids, names = {one.id for one in running}, {one.name for one in running if one.name}
+        now, at = self._loop.time(), self.at
+        for rented in self.books.open:
+            if rented.instance in ids or rented.name in names or self._is_in_hand(rented):
+                self._absences.pop(rented.name, None)
+                continue
+            absence = self._absences.get(rented.name)
+            if absence is None:
+                absence = self._absences[rented.name] = _Absence(0, -float("inf"))
+            if now - absence.last >= self._tempo.empty:
+                absence.looks, absence.last = absence.looks + 1, now
+            needed = EMPTY_LOOKS if rented.instance else EMPTY_LOOKS_UNKNOWN
+            old = at - rented.began >= self._tempo.unknown * 1000
+            if absence.looks >= needed and (rented.instance or old):
+                self._absences.pop(rented.name, None)
+                await self.end(rented.name, "the vendor does not know it as running")
+
+    def _is_in_hand(self, rented: Rented) -> bool:
+        if self._conductor is None or self._conductor.state in DOWN:
+            return False
+        instance = self._conductor.snapshot().instance
+        if instance is None:
+            return True  # a start or a stop is under way, and it may be its
+        return self._aliases.get(instance.name, instance.name) == rented.name or instance.id == rented.instance
+
+    async def _take_care_of_strangers(self, running: list[Instance]) -> None:
+        """What runs though nobody here started it: taken over where it can be, else stopped."""
+        conductor = self._conductor
+        if conductor is None or conductor.state not in DOWN:
+            return
+        known = {one.instance for one in self.books.open} | {one.name for one in self.books.open}
+        for instance in running:
+            if instance.id not in known and instance.name not in known:
+                text = f"{instance.id} runs, and the ledger did not know of it: it is "
+                self._alarm("orphan", text + "taken over, or stopped.", instance.id)
+                self._say(text + "taken over, or stopped", "warning")
+        if not running:
+            return
+        if conductor.state is State.STOPPED and self._closed is None:
+            conductor.wake()  # a start looks first, and takes over what it finds
+            return
+        for instance in running:
+            await self._provider.stop(instance, within=60.0)
+
+    # -- money -----------------------------------------------------------------------------------
+
+    def _ends(self) -> int | None:
+        """When what runs must begin its end: by the budget, or MAX_RUNTIME."""
+        ends = budget.ends_at(self.books, self.terms, self.at)
+        current = self._current()
+        if current is None:
+            return ends
+        longest = current.began + round(self._max_runtime * 1000)
+        return longest if ends is None else min(ends, longest)
+
+    def _current(self) -> Rented | None:
+        """The rental that the conductor has in hand, once it is known."""
+        instance = self._conductor.snapshot().instance if self._conductor is not None else None
+        if instance is None:
+            return None
+        known = self.books.rentals.get(self._aliases.get(instance.name, instance.name))
+        return known if known is not None and known.open else None
+
+    def _end_what_must(self) -> None:
+        conductor = self._conductor
+        if conductor is None or conductor.state in DOWN or not self.books.open:
+            return
+        at, run, grace = self.at, conductor.run, self._terms.grace / 1000
+        unwritten = self._unwritten_since
+        if unwritten is not None and self._loop.time() >= unwritten + self._tempo.unwritten_most:
+            conductor.must_end(run, grace, UNWRITTEN, "start_failed")
+            return
+        ends = self._ends()
+        if ends is None or at < ends or self._ended_run == run:
+            return
+        self._ended_run = run
+        spent = budget.reached(self.books, self.terms, at)
+        self._judge()
+        if spent is not None:
+            self._say(f"the budget is reached: {spent.detail} What runs has its grace, and is stopped", "warning")
+            conductor.must_end(run, grace, spent.reason, "insufficient_quota")
+        else:
+            self._say("MAX_RUNTIME is over: what runs has its grace, and is stopped", "warning")
+            conductor.must_end(run, grace, RAN_LONG)
+
+    async def _book(self) -> float:
+        for rented in self.books.open:
+            await self._write(_booking, rented.name)
+        return self._tempo.book
+
+    async def _store(self) -> float:
+        monthly = await self._provider.storage()
+        if monthly is not None:
+            await self._write(_storage, self._provider.name, monthly)
+        return self._tempo.storage
+
+    async def _correct(self) -> float:
+        """By what the vendor billed for hours that are over."""
+        at = self.at
+        begins = month_begins(month_of(month_begins(month_of(at)) - 1))
+        bills = await self._provider.bills(begins / 1000, at / 1000)
+        for line in corrections(self.books, bills or (), at, self._provider.name):
+            await self._write(_as_it_is, line)
+        return self._tempo.bills
+
+    async def _warn(self) -> float | None:
+        told: list[Entry] = []
+
+        def decide(books: Books, at: int) -> Entry | None:
+            told[:] = [entry] if (entry := budget.warning(books, self.terms, at)) is not None else []
+            return told[0] if told else None
+
+        await self._write(decide)
+        for entry in told:
+            self._say(entry.why, "warning")
+            self._alarm("budget", f"{entry.why}.", f"{entry.month} {entry.amount}")
+        return None
+
+
+# -- lines of the ledger, each decided on the books as they are ----------------------------------
+
+
+def _as_it_is(books: Books, at: int, line: Entry) -> Entry:
+    return replace(line, at=at)
+
+
+def _remark(books: Books, at: int, why: str) -> Entry:
+    return Entry("said", at, why=why)
+
+
+def _voiding(books: Books, at: int, name: str, why: str) -> Entry | None:
+    return Entry("voided", at, rental=name, why=why) if _is_open(books, name) else None
+
+
+def _ending(books: Books, at: int, name: str, why: str) -> Entry | None:
+    return books.ending(name, at, why) if _is_open(books, name) else None
+
+
+def _storage(books: Books, at: int, provider: str, monthly: int) -> Entry | None:
+    return budget.storage_due(books, provider, monthly, at)
+
+
+def _is_open(books: Books, name: str) -> bool:
+    known = books.rentals.get(name)
+    return known is not None and known.open
+
+
+def _booking(books: Books, at: int, name: str) -> Entry | None:
+    if not _is_open(books, name):
+        return None
+    entry = books.booking(name, at)
+    return entry if entry.amount else None
+
+
+def _entry(kind: str, at: int, rental: Rental, amount: int = 0) -> Entry:
+    return Entry(
+        kind,
+        at,
+        rental=rental.name,
+        provider=rental.provider,
+        upstream=rental.upstream,
+        instance=rental.instance,
+        price=rental.price,
+        amount=amount,
+        why=rental.why,
+    )
+
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def _base36(number: int) -> str:
+    text = ""
+    while number:
+        number, digit = divmod(number, 36)
+        text = _DIGITS[digit] + text
+    return text or "0"
