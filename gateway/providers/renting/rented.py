@@ -200,6 +200,8 @@ class Rented:
     """The vendor says of it that it took it away, though not yet that it is over."""
     ordered: bool = False
     """Its end was ordered: its going is no loss."""
+    last_word: Gone | None = None
+    """Why it was given up, to be told when it is over."""
     tasks: "list[asyncio.Task[None]]" = field(default_factory=list, repr=False)
     ending: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
@@ -464,7 +466,7 @@ class RentedProvider:
                 await self._void(journal, name, str(error))
                 raise
             log.warning("%s: whether %s was begun is not known: %s", self.name, offer.label, error)
-            rented.unanswered = True
+            rented.unanswered = error.kind != "capacity"  # a refusal was an answer
             if offer.instance:
                 if error.kind == "capacity":  # in a queue: its end is made sure of before anything else is tried
                     await self._end_the_queued(rented, error)
@@ -728,10 +730,8 @@ class RentedProvider:
     async def _give_up(self, rented: Rented, gone: Gone) -> None:
         """It costs and does not serve: it is ended now, and only then told of, so that nothing starts beside it."""
         log.warning("%s is given up: %s %s", rented.id, gone.reason, gone.detail)
-        ending = self._ending(rented)
-        await asyncio.wait({ending})
-        if not ending.cancelled():
-            self._finish(rented, gone)
+        rented.last_word = gone
+        await asyncio.wait({self._ending(rented)})
 
     def _finish(self, rented: Rented, gone: Gone) -> None:
         rented.feed.tell(gone)
@@ -773,8 +773,7 @@ class RentedProvider:
             if agreed < AGREED:
                 await asyncio.sleep(max(self._tempo.confirm, self._vendor.line.opens_in(Urgency.STOP)))
         await self._write_the_end(rented, f"{self._vendor.title} confirmed it")
-        if rented.ordered:
-            rented.feed.tell(Gone(STOPPED))
+        rented.feed.tell(rented.last_word or Gone(STOPPED))
         for task in rented.tasks:
             if task is not asyncio.current_task():
                 task.cancel()
