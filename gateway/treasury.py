@@ -184,7 +184,8 @@ class Treasury:
         """The ledger's time. Unix milliseconds."""
         if self._clock is None:
             return round(self._clocks.wall() * 1000)
-        return self._clock.read(round(self._clocks.wall() * 1000), round(self._clocks.steady() * 1000))
+        wall, steady = round(self._clocks.wall() * 1000), round(self._clocks.steady() * 1000)
+        return self._clock.read(wall, steady, self.books.latest)
 
     @property
     def terms(self) -> Terms:
@@ -324,12 +325,9 @@ class Treasury:
             try:
                 while True:
                     at = self.at
-                    if self._clock is not None and self._clock.leaps:
-                        if await self._add(ledger, self._clock.leaps[0]):
-                            del self._clock.leaps[0]
-                        continue
-                    entry = decide(self.books, at, *facts)
-                    if entry is None or await self._add(ledger, entry):
+                    leap = None if self._clock is None else self._clock.leap
+                    entry = leap or decide(self.books, at, *facts)
+                    if entry is None or (await self._add(ledger, entry) and entry is not leap):
                         break
             except OSError as error:
                 self._cannot_write(error)

@@ -277,8 +277,12 @@ class Books:
         self._stored.append(entry)
 
     def _leap(self, entry: Entry) -> None:
-        if entry.until > entry.at:
-            self._leaps.append((entry.at, entry.until))
+        """Two that overlap are one: no moment is left out twice."""
+        begins, ends = entry.at, max(entry.at, entry.until)
+        apart = [(at, until) for at, until in self._leaps if until < begins or at > ends]
+        begins = min([begins, *(at for at, until in self._leaps if (at, until) not in apart)])
+        ends = max([ends, *(until for at, until in self._leaps if (at, until) not in apart)])
+        self._leaps = sorted([*apart, (begins, ends)])
 
     def _say(self, entry: Entry) -> None:
         if entry.month:

@@ -6,8 +6,8 @@ is booked stays booked.
 
 A wall clock that leaps ahead has been set; or this machine was frozen, and what it rents ran on: a virtual machine that
 is moved or saved stops both its clocks. Nobody here can tell, so of each leap up to `FROZEN_MOST` counts as time that
-passed. The rest is in the calendar, but costs nothing, and the ledger is told so (`leaps`). What a machine costs that
-was frozen for longer comes from the vendor's bills.
+passed. The rest is in the calendar, but costs nothing: it is a line of the ledger (`leap`). Until that is written time
+goes on from before it. What a machine costs that was frozen for longer comes from the vendor's bills.
 
 Where the wall clock goes back, or is behind the ledger when the gateway starts, nothing is booked for the difference,
 and time goes on from where it was.
@@ -18,8 +18,6 @@ from typing import Final
 from gateway.policy.books import HOUR, Entry
 
 FROZEN_MOST: Final = HOUR
-DRIFT: Final = 2_000
-"""No clock was set that is ahead by less: it is the faster one. What is between them counts as time that passed."""
 
 
 class LedgerClock:
@@ -32,18 +30,22 @@ class LedgerClock:
         self._steady = steady
         self.behind = self.now - wall
         """How far the wall clock is behind the ledger: somebody has put it back."""
-        self.leaps: list[Entry] = []
-        """Lines to be written before any other, and taken from here when they are."""
+        self.leap: Entry | None = None
+        """To be written before any other line."""
 
     def __repr__(self) -> str:
-        return f"<LedgerClock {self.now}, the wall clock {self.behind} ms behind, {len(self.leaps)} leaps to write>"
+        leap = "" if self.leap is None else f", {self.leap.until - self.leap.at} ms to leap"
+        return f"<LedgerClock {self.now}, the wall clock {self.behind} ms behind{leap}>"
 
-    def read(self, wall: int, steady: int) -> int:
-        """What time it is, by both clocks as they are at one moment."""
+    def read(self, wall: int, steady: int, latest: int) -> int:
+        """What time it is, by both clocks as they are at one moment, and by the books: what is written in them has
+        come, be it a leap of this clock, or somebody else's time who writes to the same ledger."""
         now = self.now + max(0, steady - self._steady)
         self._steady = max(self._steady, steady)
-        ahead = wall - now
-        if ahead > DRIFT + FROZEN_MOST:
-            self.leaps.append(Entry("leapt", now + FROZEN_MOST, until=wall))
-        self.now, self.behind = max(now, wall), max(0, -ahead)
-        return self.now
+        if self.leap is None or latest > now:  # nothing to leap, or it was written
+            now = max(now, latest)
+            now = max(now, min(wall, now + FROZEN_MOST))
+        self.now = now
+        self.leap = Entry("leapt", now, until=wall) if wall > now else None
+        self.behind = max(0, now - wall)
+        return now
