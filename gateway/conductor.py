@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -121,7 +121,7 @@ class Ticket:
     """One request's place: in line, then in flight. Give it back with `with ticket:`, in every phase. Where the gateway
     ended it, that raises Refused, which says why, instead of CancelledError: the caller has not left, and is told."""
 
-    __slots__ = ("_conductor", "_goes_on", "_task", "_turn", "active", "cut_short", "id", "instance", "since")
+    __slots__ = ("_conductor", "_goes_on", "_task", "_turn", "active", "cut_short", "id", "instance", "run", "since")
 
     def __init__(
         self,
@@ -135,6 +135,8 @@ class Ticket:
         self.instance = instance
         self.since = since
         """Loop time at which it came first."""
+        self.run: "Run | None" = None
+        """The start whose instance it has."""
         self.active = True
         """Whether its end counts as activity; the engine's own 4xx does not."""
         self.cut_short: Refusal | None = None
@@ -217,6 +219,10 @@ class Run:
     watch: "asyncio.Task[None] | None" = field(default=None, repr=False)
     order: "asyncio.Task[None] | None" = field(default=None, repr=False)
     """The rest or the wake that was ordered last."""
+    over: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    """Nothing of it exists any more."""
+    taken: bool = False
+    """The vendor took it away."""
 
 
 def public_name(name: str) -> str:
@@ -334,6 +340,7 @@ class Conductor:
         instance = self._run.instance if isinstance(verdict, Admitted) else None
         turn = self._loop.create_future() if instance is None else None
         ticket = Ticket(self, request, instance, turn, now if since is None else since)
+        ticket.run = self._run if instance is not None else None
         self._tickets[request] = ticket
         self._tell(RequestArrived(request))
         return ticket
@@ -361,6 +368,22 @@ class Conductor:
         if model is not None and model in self._names:
             return self._names[model]
         return self._names[self.models[0]] if self.models else None
+
+    async def is_taken(self, ticket: Ticket, within: float) -> bool:
+        """A connection broke on which this request was: whether the vendor took the instance away, so that what was
+        sent there can have no answer any more. The provider looks now; False also where nothing of the kind was seen
+        within so many seconds."""
+        suspect, run = getattr(self.provider, "suspect", None), ticket.run
+        if suspect is None or run is None:
+            return False
+        if run.instance is not None:
+            suspect(run.instance)
+            try:
+                async with asyncio.timeout(within):
+                    await run.over.wait()
+            except TimeoutError:
+                return False
+        return run.taken
 
     def wake(self) -> None:
         """Somebody wants it up, without a request of their own."""
@@ -509,6 +532,7 @@ class Conductor:
         for request in requests:
             ticket = self._tickets.get(request)
             if ticket is not None and self._run.instance is not None:
+                ticket.run = self._run
                 ticket.grant(self._run.instance)
 
     def _cut(self, refused: Refused) -> None:
@@ -595,7 +619,9 @@ class Conductor:
                     self._loading = news
                     self._foresee(news)
                     self._tell(StartProgressed(run.number))
-            case Ready(models, concurrency):
+            case Ready(models, concurrency, endpoint):
+                if endpoint is not None and endpoint != run.instance.endpoint:
+                    run.instance = replace(run.instance, endpoint=endpoint)
                 if models:
                     self._learn_names(models)
                 if concurrency and self._limits_for is not None:
@@ -606,6 +632,8 @@ class Conductor:
                 self._tell(FellAsleep(run.number))
             case Gone(reason, lasting, detail, code, taken):
                 gone, run.instance = run.instance, None
+                run.over.set()
+                run.taken = taken
                 self._end_rental(gone, reason)
                 self._fell(run, InstanceLost(run.number, reason, lasting, code, taken), detail)
 
@@ -672,6 +700,7 @@ class Conductor:
             log.exception("the stop of %s failed", instance.id)
             return False
         run.instance = None
+        run.over.set()
         if run.watch is not None:
             run.watch.cancel()
         self._end_rental(instance, "stopped")

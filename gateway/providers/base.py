@@ -20,6 +20,8 @@ class Endpoint:
     """A unix socket to connect to instead of the host in `url`."""
     key: str | None = field(default=None, repr=False)
     """Sent as `Authorization: Bearer …`. The upstream's own key, never a caller's."""
+    proxied: bool = False
+    """A vendor's proxy stands before it, which answers with pages of its own where nothing is behind it."""
     fingerprint: str | None = None
     """The SHA-256 of the one certificate that is believed there, in hexadecimal digits, whoever signed it and whatever
     names and dates it holds; nothing is sent to one with another. None: one that the system's authorities signed."""
@@ -68,7 +70,7 @@ class Rental:
     why: str = ""
     """Where the price comes from, for people: "RunPod's figure", "HOURLY_PRICE, more than RunPod's 0.31"."""
     runs_since: float | None = None
-    """Unix seconds since when it runs, where it was found running and is taken over. None: it is about to be started."""
+    """Unix seconds since when it runs, where it was found running and is taken over. None: it is yet to be started."""
 
 
 @dataclass(frozen=True, slots=True)

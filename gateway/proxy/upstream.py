@@ -518,6 +518,10 @@ class Upstream:
 
     async def _pass_error(self, connection: Connection, head: Head, reply: Reply) -> None:
         """The engine's own error, in our shape; to a caller who already hears a stream, as an event."""
+        if self._endpoint.proxied and head.status in PAGES and _media_type(head) != "application/json":
+            if head.status == 524:
+                raise refuse("backend_timeout", "The vendor's proxy ended a silence of 100 s.")
+            raise refuse("backend_unavailable", "The vendor's proxy says that nothing answers behind it.")
         said = await self._what_it_says(connection, head)
         answer = error_from_engine(head.status, head.get("content-type") or "", said)
         if reply.is_open:
@@ -532,6 +536,10 @@ class Upstream:
         while not connection.is_over and connection.held < ERROR_BODY_MAX and (now := self._clock()) < deadline:
             await connection.news(deadline - now)
         return connection.release()[:ERROR_BODY_MAX] if _is_plain(head) else b""
+
+
+PAGES: Final = frozenset({404, 502, 503, 504, 524})
+"""What a vendor's proxy answers with itself, in HTML, where nothing is behind it (Cloudflare's and RunPod's)."""
 
 
 class Upstreams:

@@ -40,6 +40,7 @@ from gateway.web.scrape import Scrape
 
 if TYPE_CHECKING:  # entered only where somebody else may answer
     from gateway.proxy.fallback import Asked, CanWait, Fallback
+    from gateway.web.leases import LeaseDesk
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ END_IS_TOLD = 0.1
 _OURS = frozenset({"draining", "gateway_fault"})
 """Ends of an answer that the engine would have gone on with."""
 _INFERENCE_PATHS = frozenset(route.path for route in INFERENCE)
+TAKEN_WITHIN = 12.0
+"""Seconds in which a vendor must say that it took a machine away for a broken answer to be asked for again. Shorter
+than the usual heartbeat."""
 TRIES = 3
 """Times that a request is sent of which the engine can have seen nothing."""
 COME_BACK_IN = 15.0
@@ -129,6 +133,7 @@ class Door:
         cancels: bool = True,
         admin: Admin | None = None,
         fallback: "Fallback | None" = None,
+        leases: "LeaseDesk | None" = None,
         shows_loading: bool = False,
         on_end: Callable[[Visit], None],
         is_short_of_memory: Callable[[], bool] = lambda: False,
@@ -155,6 +160,8 @@ class Door:
         """Who carries out orders; None: nobody, and there are no paths for them."""
         self._fallback = fallback
         """Who else may answer."""
+        self._leases = leases
+        """Where leases come in, for something that is rented."""
         self._shows_loading = shows_loading
         """Whether chat pages are shown what a held stream waits for."""
         self._unheard: set[asyncio.Task[None]] = set()
@@ -216,6 +223,8 @@ class Door:
         route, rest = self._routes.find(request.method, request.raw_path)
         reply.dialect = dialects.for_route(route.path)
         if route.kind is Kind.PAGE:
+            if route.page == "lease":
+                return self._take_lease(request, reply)
             return self._show(route, rest, request, reply, visit)
         if route.kind is Kind.ADMIN:
             return self._administer(route, request, reply, visit)
@@ -279,6 +288,12 @@ class Door:
         if self._admin is None:
             raise refuse("route_not_found", "Nobody takes orders here.")
         return self._admin
+
+    async def _take_lease(self, request: web.BaseRequest, reply: Reply) -> None:
+        if self._leases is None:
+            raise refuse("route_not_found", "Nothing that is rented runs here.")
+        status, body, headers = await self._leases.answer(request, self._gate.address(request))
+        await reply.answer(status, body, headers)
 
     # -- a request for the upstream ------------------------------------------------------------
 
@@ -432,17 +447,27 @@ class Door:
                     ticket.active = False
                     limit, since = unreached.limit, ticket.since
                     await asyncio.sleep(END_IS_TOLD)  # then we wait in line
+                    await self._conductor.is_taken(ticket, TAKEN_WITHIN)
                 except Refused as refused:
                     ticket.active = is_activity(refused.refusal.status)
                     if refused.refusal.code == "backend_lost":
                         # The slot of an engine that broke off stays taken until its end is known: else the next in
                         # line would be sent to a dying one, whose door is open a moment longer than its connections.
                         await asyncio.sleep(END_IS_TOLD)
-                    raise
+                    if not await self._may_ask_another(refused.refusal.code, ticket, body, reply):
+                        raise
+                    visit.reached_engine, since = False, ticket.since
                 finally:
                     ticket.active = ticket.active and is_activity(reply.status or None)
         within = f" within {limit}" if limit else ""
         raise refuse("backend_unavailable", f"The engine cannot be reached{within}.", retry_after=5)
+
+    async def _may_ask_another(self, code: str, ticket: Ticket, body: Body | None, reply: Reply) -> bool:
+        """Whether the machine was taken away before its caller heard anything: then nobody will ever answer this, and
+        it is held for the next one. That the vendor took it away must be known: what may have run, runs once."""
+        if code not in ("backend_lost", "backend_unavailable") or body is None or not reply.may_begin:
+            return False
+        return await self._conductor.is_taken(ticket, TAKEN_WITHIN)
 
     async def _see_through(self, ticket: Ticket, call: Call, body: Body | None, reply: Reply, visit: Visit) -> None:
         """As `pipe`, for an engine that must not hear of a caller's leaving: its answer is read to the end, and its

@@ -225,7 +225,7 @@ class Pods:
         wishes = self._wishes
         if wishes.connect == "proxy":
             url = wishes.proxy_url.replace("{pod_id}", pod.id).replace("{port}", str(wishes.port))
-            return Endpoint(url.rstrip("/"), key=wishes.key)
+            return Endpoint(url.rstrip("/"), key=wishes.key, proxied=True)
         for port in pod.runtime.ports if pod.runtime is not None else ():
             if port.private == wishes.port and port.kind == "tcp" and port.public is not None:
                 host = self._host(port.ip)
