@@ -93,10 +93,12 @@ class Several:
         )
 
     async def start(self, intent: Intent, journal: Journal) -> Instance:
-        """Each vendor in turn until one has begun. What one left behind is stopped before the next is asked."""
+        """Where something of ours runs already it is taken over. Else each vendor in turn, until one has begun; what
+        one left behind is stopped before the next is asked."""
         refusals: list[tuple[str, ProviderError]] = []
         self._told_to_end = ""
-        for known in await self._order():
+        running = await self._look_around()
+        for known in sorted(await self._order(), key=lambda known: known not in running):
             renter = known.renter
             try:
                 await self._nothing_elsewhere(renter.name)
@@ -193,6 +195,22 @@ class Several:
             for renter in self.renters:
                 stack.push_async_callback(renter.close)
 
+    # --- Beyond the contract, as renting/rented.py has it
+
+    def suspect(self, instance: Instance) -> None:
+        """A connection to it broke: its vendor is asked now, not in a minute."""
+        known = self._known.get(instance.provider)
+        ask = getattr(known.renter, "suspect", None) if known is not None else None
+        if ask is not None:
+            ask(instance)
+
+    def doubt(self, name: str) -> None:
+        """Nobody knows what came of this rental: whoever creates by name searches for it before the next start."""
+        for renter in self.renters:
+            search = getattr(renter, "doubt", None)
+            if search is not None:
+                search(name)
+
     # --- Which, and whether at all
 
     async def _order(self) -> Sequence[Known]:
@@ -208,20 +226,27 @@ class Several:
         answers = await self._ask_all(lambda renter: renter.price())
         return [(known, None if isinstance(answer, ProviderError) else answer or None) for known, answer in answers]
 
+    async def _look_around(self) -> Sequence[Known]:
+        """Those who have something of ours running. One that cannot be asked stays what it was."""
+        running = []
+        for known, answer in await self._ask_all(lambda renter: renter.list()):
+            if not isinstance(answer, ProviderError):
+                known.clear = not answer
+                if answer:
+                    running.append(known)
+        return running
+
     async def _nothing_elsewhere(self, name: str) -> None:
         """Raises ProviderError unless each of the others has nothing of ours running, as far as it can be known."""
         for other in self._known.values():
-            if other.renter.name == name:
+            if other.renter.name == name or other.clear:
                 continue
             try:
                 found = await other.renter.list()
             except ProviderError as error:
-                if other.clear:
-                    continue
                 detail = f"{other.renter.name}: {error.detail or error.reason}"
                 raise ProviderError(UNKNOWN_ELSEWHERE, code=error.code, detail=detail) from error
             if found:
-                other.clear = False
                 raise ProviderError(RUNS_ELSEWHERE, instance=found[0], detail=f"{found[0].id} at {other.renter.name}")
             other.clear = True
 

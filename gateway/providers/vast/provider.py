@@ -17,9 +17,10 @@ what must not be believed at once (2026-11; nobody tried it with an account, so 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 
 from gateway.providers.base import Bill, Endpoint, Profile
 from gateway.providers.renting.prices import Price, believed
@@ -64,6 +65,10 @@ FROZEN = "The instance at Vast was frozen."
 TAKEN = "The vendor took the machine away."
 
 
+async def nothing() -> None:
+    """There is nothing to close."""
+
+
 @dataclass(slots=True)
 class Run:
     """What was seen since the last start, or since it was found running."""
@@ -99,14 +104,16 @@ class Vast:
         key: str | None = None,
         fingerprint: str | None = None,
         plain_http: bool = False,
+        public_only: bool = True,
         hourly_price: int | None = None,
         scheduling: float = 40.0,
         alarm: Callable[[str, str], None] = lambda kind, text: None,
-        close: Callable[[], object] = lambda: None,
+        close: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
         """`port`: inside of the instance. `fingerprint`: of the certificate that is served there; without one keys and
-        prompts cross the internet in the clear, which `plain_http` has to allow. `scheduling`: seconds; the vendor
-        itself gives up hope after 30."""
+        prompts cross the internet in the clear, which `plain_http` has to allow. `public_only`: whether an address
+        that the vendor tells must be a public one, since a key is sent there. `scheduling`: seconds; the vendor itself
+        gives up hope after 30."""
         if fingerprint is None and not plain_http:
             raise ValueError("Vast's ports have no TLS: TLS_FINGERPRINT or ALLOW_PLAIN_HTTP is needed.")
         self.line = line
@@ -118,9 +125,11 @@ class Vast:
         self._port = port
         self._key = key
         self._fingerprint = fingerprint
+        self._public_only = public_only
         self._hourly_price = hourly_price
         self._scheduling = scheduling
         self._alarm = alarm
+        self._close = close
         self._loop = asyncio.get_running_loop()
         self._run = Run()
         self._old_place: tuple[str, int] | None = None
@@ -128,7 +137,8 @@ class Vast:
         self._storage: int | None = None
         self._priced: tuple[float, Price | None] | None = None
         self._looks_at = 0.0
-        """The earliest loop time of the next look."""
+        self._lists_at = 0.0
+        """The earliest loop times of the next look at an instance, and at the list."""
         self._warned = len(WARNED_AT) * [False]
         self._strange: set[str] = set()
 
@@ -149,6 +159,8 @@ class Vast:
 
     async def all(self, urgency: Urgency) -> Sequence[Seen]:
         """As the account's list has it, which is another answer than that of `seen`, and may be older."""
+        await asyncio.sleep(max(0.0, self._lists_at - self._loop.time()))
+        self._lists_at = self._loop.time() + BETWEEN_LOOKS
         listed = await self._api.listed(self._ids, urgency)
         return [self._read(one) if one.id == self._id else self._stranger(one) for one in listed]
 
@@ -200,7 +212,7 @@ class Vast:
         return self._storage if self._storage is None else self._storage * HOURS
 
     async def close(self) -> None:
-        """The way to the vendor is whoever made it to close."""
+        await self._close()
 
     def price_kept(self) -> Price | None:
         """The price, if it was heard a short while ago."""
@@ -325,7 +337,9 @@ class Vast:
 
     def _place(self, contract: Contract) -> tuple[str, int] | None:
         port = contract.ports.get(f"{self._port}/tcp")
-        return (contract.host, port) if contract.host and port is not None else None
+        if not contract.host or port is None or (self._public_only and not is_public(contract.host)):
+            return None
+        return contract.host, port
 
     def _endpoint(self, place: tuple[str, int]) -> Endpoint:
         scheme = "http" if self._fingerprint is None else "https"
@@ -348,14 +362,16 @@ class VastProvider(RentedProvider):
         key: str | None = None,
         fingerprint: str | None = None,
         plain_http: bool = False,
+        public_only: bool = True,
         hourly_price: int | None = None,
         profile: Profile | None = None,
         tempo: Tempo = TEMPO,
         scheduling: float = 40.0,
         alarm: Callable[[str, str], None] = lambda kind, text: None,
         heard: Callable[[str, str], None] = lambda op, outcome: None,
+        close: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
-        """`transport` begins at `api.root_of(VAST_API_URL)` and is closed by whoever made it."""
+        """`transport` begins at `api.root_of(VAST_API_URL)`. `close`: gives back what it and the look hold."""
         self._vast = Vast(
             Line(transport, judge=judge, heard=heard, manners=MANNERS),
             instance,
@@ -364,9 +380,11 @@ class VastProvider(RentedProvider):
             key=key,
             fingerprint=fingerprint,
             plain_http=plain_http,
+            public_only=public_only,
             hourly_price=hourly_price,
             scheduling=scheduling,
             alarm=alarm,
+            close=close,
         )
         super().__init__(self._vast, look=look, now=now, profile=profile, tempo=tempo, alarm=alarm)
 
@@ -383,6 +401,10 @@ def sleeps(contract: Contract) -> bool:
     if RUNNING in (contract.intended, contract.next) or contract.actual in UNFINISHED:
         return False
     return contract.current == STOPPED or (not contract.current and contract.actual in ENDED)
+
+
+def is_public(host: str) -> bool:
+    return ip_address(host.strip("[]")).is_global
 
 
 def serves(contract: Contract) -> bool:

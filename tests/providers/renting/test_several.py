@@ -48,6 +48,7 @@ class FakeRenter:
     running: list[Instance] = field(default_factory=list)
     starts: int = 0
     stopped: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     closed: bool = False
     hangs: asyncio.Event | None = None
 
@@ -112,6 +113,12 @@ class FakeRenter:
 
     async def close(self) -> None:
         self.closed = True
+
+    def suspect(self, instance: Instance) -> None:
+        self.hints.append(instance.id)
+
+    def doubt(self, name: str) -> None:
+        self.hints.append(name)
 
 
 class Clock:
@@ -265,6 +272,15 @@ async def test_a_budget_without_room_for_one_may_have_room_for_a_cheaper_one(clo
     assert (await both.start(INTENT, ListJournal())).provider == "runpod-pod"
 
 
+async def test_a_broken_connection_is_told_to_the_vendor_whose_it_was_and_a_doubt_to_all(clock: Clock) -> None:
+    pods, vast = FakeRenter("runpod-pod"), FakeRenter("vast")
+    both = several(clock, pods, vast)
+    both.suspect(instance_of("vast"))
+    both.suspect(instance_of("nobody"))
+    both.doubt("wakegate-1")
+    assert (pods.hints, vast.hints) == (["wakegate-1"], ["vast-1", "wakegate-1"])
+
+
 async def test_a_ledger_that_cannot_be_written_keeps_all_of_them_from_being_asked(clock: Clock) -> None:
     pods, vast = FakeRenter("runpod-pod"), FakeRenter("vast")
     with pytest.raises(OSError, match="No space"):
@@ -287,8 +303,15 @@ async def test_a_start_that_is_cancelled_goes_on_to_nobody(clock: Clock) -> None
 # --- Never two
 
 
+async def test_where_something_of_ours_runs_already_it_is_taken_over(clock: Clock) -> None:
+    pods, vast = FakeRenter("runpod-pod", cost=1), FakeRenter("vast", cost=2, running=[instance_of("vast")])
+    assert (await several(clock, pods, vast).start(INTENT, ListJournal())).provider == "vast"
+    assert pods.starts == 0
+
+
 async def test_nothing_is_started_while_something_runs_at_another_vendor(clock: Clock) -> None:
-    pods, vast = FakeRenter("runpod-pod"), FakeRenter("vast", running=[instance_of("vast")])
+    pods = FakeRenter("runpod-pod", running=[instance_of("runpod-pod")])
+    vast = FakeRenter("vast", running=[instance_of("vast")])
     with pytest.raises(ProviderError) as refused:
         await several(clock, pods, vast).start(INTENT, ListJournal())
     assert refused.value.instance == instance_of("vast")

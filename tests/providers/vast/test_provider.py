@@ -46,6 +46,7 @@ class Story:
             now=self.clock,
             key="upstream-key",
             plain_http=True,
+            public_only=False,
             hourly_price=self.price,
             alarm=lambda kind, text: self.alarms.append((kind, text)),
         )
@@ -600,11 +601,29 @@ def test_with_a_fingerprint_it_is_tls_and_the_one_certificate() -> None:
             now=story.clock,
             key="upstream-key",
             fingerprint="ab" * 32,
+            public_only=False,
         )
         await secure.start(Intent("main", 1), story.journal)
         await until(lambda: story.asked, step=0.1)
         assert story.asked[0] == ("https://192.0.2.45:33526", "upstream-key")
         await secure.close()
+        await story.provider.close()
+
+    run(whole())
+
+
+def test_no_key_is_sent_to_an_address_that_is_not_a_public_one() -> None:
+    """Whoever can make the vendor lie must not have our key sent into our own network."""
+
+    async def whole() -> None:
+        story = Story(cloud=VastCloud(host="10.0.0.7"))
+        careful = VastProvider(
+            "883", transport=story.cloud.transport(story.clock), look=story.look, now=story.clock, plain_http=True
+        )
+        await careful.start(Intent("main", 1), story.journal)
+        await asyncio.sleep(60)
+        assert story.asked == []
+        await careful.close()
         await story.provider.close()
 
     run(whole())
