@@ -172,6 +172,8 @@ class RunPodCloud:
     """Lists are empty."""
     stale: float = 0.0
     """A status that changed is told so much later."""
+    hides: set[str] = field(default_factory=set)
+    """Ids that are not found by themselves, though the list has them."""
     lies: dict[str, str] = field(default_factory=dict)
     """By id: the status that is told, whatever is true."""
     limit: int | None = None
@@ -279,11 +281,11 @@ class RunPodCloud:
         pod.status = status
         self._told.setdefault(pod.id, []).append((self.now if at is None else at, status))
 
-    def _begin(self, pod: Emulated) -> None:
+    def _begin(self, pod: Emulated, *, created: bool = False) -> None:
         pod.woken, pod.up_at, pod.stops_at = self.now, None, None
         if not self.old_ports:
             pod.public = {}
-        pod.gpus = 0 if self.zero_gpus and pod.created != self.now else pod.count
+        pod.gpus = 0 if self.zero_gpus and not created else pod.count
         pod.spans.append(Span(self.now, None, pod.dollars))
         self._is(pod, "PROVISIONING")
 
@@ -358,8 +360,9 @@ class RunPodCloud:
 
     def _found(self, pod: str) -> Emulated | None:
         one = self.pods.get(pod)
-        gone = one is None or not self._is_shown(one) or (one.gone_at is not None and self._status(one) == "TERMINATED")
-        return None if gone else one
+        if one is None or pod in self.hides or not self._is_shown(one):
+            return None
+        return None if one.gone_at is not None and self._status(one) == "TERMINATED" else one
 
     def _one(self, what: str, pod: str) -> Answer:
         one = self._found(pod)
@@ -440,7 +443,7 @@ class RunPodCloud:
         )  # fmt: skip
         self.creates.append(wish)
         self.pods[pod.id] = pod
-        self._begin(pod)
+        self._begin(pod, created=True)
         return said(self._pod(pod), 201)
 
     # --- How things are told
@@ -586,13 +589,13 @@ def straight(
     lose: Callable[[str, str], str] = lambda method, path: "",
     checked: Callable[[str, str, Answer], None] = lambda method, path, answer: None,
 ) -> Callable[[str, str, bytes | None, float], Awaitable[Answer]]:
-    """A Transport right into it. `lose` says of each call "before" (it never arrived), "after" (its answer was lost)
-    or nothing."""
+    """A Transport right into it. `lose` says of each call "before" (it never arrived, and one knows it), "gone" (it
+    never arrived, and one does not know), "after" (its answer was lost) or nothing."""
 
     async def ask(method: str, path: str, body: bytes | None, within: float) -> Answer:
         lost = lose(method, path)
-        if lost == "before":
-            raise Unanswered("no connection", may_have_happened=False)
+        if lost in ("before", "gone"):
+            raise Unanswered("no connection", may_have_happened=lost == "gone")
         answer = cloud.handle(method, path, {"authorization": f"Bearer {key or cloud.key}"}, body, now())
         checked(method, path, answer)
         if lost == "after":
