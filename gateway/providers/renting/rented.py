@@ -39,6 +39,11 @@ log = logging.getLogger(__name__)
 Look = Callable[[Endpoint, str, float], Awaitable[Sight]]
 """One GET of a path from an upstream, with its key, within seconds. Raises nothing but cancellation."""
 
+Where = Callable[[], tuple[str, Endpoint] | None]
+"""The vendor's id of an instance, and where it answers now. None: nowhere yet, or its end is ordered."""
+Lease = Callable[[Where], Coroutine[Any, Any, None]]
+"""Goes on telling the instance that it may live (leases.py), until it is cancelled."""
+
 NOWHERE = Endpoint("")
 """Not known yet: `Ready` brings the endpoint. Nothing is ever sent there."""
 STOPPED = "It was stopped."
@@ -223,6 +228,7 @@ class RentedProvider:
         profile: Profile | None = None,
         tempo: Tempo | None = None,
         alarm: Callable[[str, str], None] = lambda kind, text: None,
+        lease: Lease | None = None,
     ) -> None:
         self.name = vendor.name
         self._vendor = vendor
@@ -231,6 +237,7 @@ class RentedProvider:
         self._profile = profile or Profile()
         self._tempo = tempo or Tempo()
         self._alarm = alarm
+        self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._rented: dict[str, Rented] = {}
         """By the rental's name, or by the vendor's id where there is none."""
@@ -339,6 +346,11 @@ class RentedProvider:
         rented = self._rented.get(key_of(instance))
         if rented is not None:
             rented.suspected.set()
+
+    def whereabouts(self, instance: Instance) -> tuple[str, Endpoint] | None:
+        """Its vendor's id, and where it answers now: for one last lease, when a successor is to take it over."""
+        rented = self._rented.get(key_of(instance))
+        return None if rented is None else self._whereabouts(rented)
 
     def doubt(self, name: str) -> None:
         """The ledger has this rental as begun, and nobody knows what came of it: no start before that is settled."""
@@ -563,7 +575,16 @@ class RentedProvider:
             self._spawn(self._keep_asking(rented), f"ask for {rented.instance.name}"),
             self._spawn(self._keep_looking(rented), f"look at {rented.instance.name}"),
         ]
+        if self._lease is not None:
+            lease = self._lease(lambda: self._whereabouts(rented))
+            rented.tasks.append(self._spawn(lease, f"lease for {rented.instance.name}"))
         return rented.instance
+
+    @staticmethod
+    def _whereabouts(rented: Rented) -> tuple[str, Endpoint] | None:
+        if rented.endpoint is None or rented.ending is not None:
+            return None
+        return rented.id, rented.endpoint
 
     def _forget_the_gone(self) -> None:
         """The last few are kept for those who ask late."""

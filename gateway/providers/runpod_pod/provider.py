@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from gateway.providers.base import Bill, Endpoint, Profile
 from gateway.providers.renting.prices import Price, believed
-from gateway.providers.renting.rented import Look, Offer, Phase, RentedProvider, Seen, Tempo, clean
+from gateway.providers.renting.rented import Lease, Look, Offer, Phase, RentedProvider, Seen, Tempo, clean
 from gateway.providers.renting.vendor import Line, Manners, Transport, Urgency, VendorError, micros
 from gateway.providers.runpod_pod.api import Kind, Pod, RunPodApi, judge, quota_is_spent
 
@@ -113,6 +113,8 @@ class Wishes:
     """The upstream's own, sent with each request to it."""
     fingerprint: str | None = None
     """Of the upstream's certificate, over tcp; with one, it is spoken to over TLS."""
+    plain_http: bool = False
+    """Whether keys and prompts may cross the internet in the clear: over tcp, without a fingerprint, they do."""
     hourly_price: int | None = None
     """Micro-dollars."""
     storage_price: int = 200_000
@@ -137,6 +139,8 @@ class Pods:
         environment: Callable[[str], Mapping[str, str]],
         close: Callable[[], Awaitable[None]],
     ) -> None:
+        if wishes.connect == "tcp" and wishes.fingerprint is None and not wishes.plain_http:
+            raise ValueError("RunPod's TCP ports have no TLS: TLS_FINGERPRINT or ALLOW_PLAIN_HTTP is needed.")
         self.line = api.line
         self._api = api
         self._wishes = wishes
@@ -416,6 +420,7 @@ class RunPodPod(RentedProvider):
         manners: Manners | None = None,
         alarm: Callable[[str, str], None] = lambda kind, text: None,
         heard: Callable[[str, str], None] = lambda op, outcome: None,
+        lease: Lease | None = None,
     ) -> None:
         """`close`: gives back what the transport and the look hold. `environment`: what a pod that is created under a
         name gets beside the spec's own: the upstream's key, and what its lease needs. One that is resumed keeps what it
@@ -424,4 +429,4 @@ class RunPodPod(RentedProvider):
         vendor = Pods(RunPodApi(line), wishes, environment=environment, close=close)
         # RunPod's proxy ends an answer that says nothing for 100 s (docs, expose-ports).
         profile = Profile(models=wishes.models, concurrency=wishes.concurrency, cuts_silence=wishes.connect == "proxy")
-        super().__init__(vendor, look=look, now=now, profile=profile, tempo=tempo, alarm=alarm)
+        super().__init__(vendor, look=look, now=now, profile=profile, tempo=tempo, alarm=alarm, lease=lease)

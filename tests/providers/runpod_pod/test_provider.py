@@ -518,7 +518,7 @@ async def test_a_worker_whose_engine_failed_is_not_paid_for(house: PodHouse) -> 
 def test_another_port_at_each_start_and_nothing_goes_to_the_old_one() -> None:
     @in_simulated_time
     async def story() -> None:
-        house = PodHouse(connect="tcp")
+        house = PodHouse(connect="tcp", plain_http=True)
         house.cloud.put_pod("abc123", ports=["8000/tcp"])
         house.cloud.old_ports = True  # asleep it still shows where it was
         first = await house.until_ready(await house.start())
@@ -536,7 +536,7 @@ def test_another_port_at_each_start_and_nothing_goes_to_the_old_one() -> None:
 def test_a_container_that_began_again_elsewhere_is_ready_again_with_its_new_address() -> None:
     @in_simulated_time
     async def story() -> None:
-        house = PodHouse(connect="tcp")
+        house = PodHouse(connect="tcp", plain_http=True)
         house.cloud.put_pod("abc123", ports=["8000/tcp"])
         instance = await house.until_ready(await house.start())
         house.heard.clear()
@@ -557,7 +557,7 @@ def test_a_container_that_began_again_elsewhere_is_ready_again_with_its_new_addr
 def test_a_key_goes_to_no_address_that_is_not_public(ip: str) -> None:
     @in_simulated_time
     async def story() -> None:
-        house = PodHouse(connect="tcp")
+        house = PodHouse(connect="tcp", plain_http=True)
         house.cloud.put_pod("abc123", ports=["8000/tcp"], ip=ip)
         instance = await house.start()
         await asyncio.sleep(120)
