@@ -37,8 +37,6 @@ PRICE_KEPT = 60.0
 """Seconds for which a price is not asked for again, whoever wants to know it."""
 LAG = 60.0
 """Seconds after a start in which the address of the run before it is not believed."""
-AGAIN = 3.0
-"""Seconds until a second look, where the first one would end something that has served."""
 BETWEEN_LOOKS = 2.2
 """Seconds. The vendor's bound is 2 at one endpoint, and its clock is not ours."""
 TOO_SHORT = 300.0
@@ -107,6 +105,7 @@ class Vast:
         public_only: bool = True,
         hourly_price: int | None = None,
         scheduling: float = 40.0,
+        between: float = BETWEEN_LOOKS,
         alarm: Callable[[str, str], None] = lambda kind, text: None,
         close: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
@@ -128,6 +127,7 @@ class Vast:
         self._public_only = public_only
         self._hourly_price = hourly_price
         self._scheduling = scheduling
+        self._between = between
         self._alarm = alarm
         self._close = close
         self._loop = asyncio.get_running_loop()
@@ -150,7 +150,7 @@ class Vast:
         if instance != self._id:
             return None if contract is None else self._stranger(contract)
         if contract is not None and self._run.ran and urgency is Urgency.LOOK and not serves(contract):
-            await asyncio.sleep(AGAIN)
+            # One answer alone ends nothing that has served.
             contract = await self._look(instance, urgency)
         if contract is None:
             return None
@@ -160,7 +160,7 @@ class Vast:
     async def all(self, urgency: Urgency) -> Sequence[Seen]:
         """As the account's list has it, which is another answer than that of `seen`, and may be older."""
         await asyncio.sleep(max(0.0, self._lists_at - self._loop.time()))
-        self._lists_at = self._loop.time() + BETWEEN_LOOKS
+        self._lists_at = self._loop.time() + self._between
         listed = await self._api.listed(self._ids, urgency)
         return [self._read(one) if one.id == self._id else self._stranger(one) for one in listed]
 
@@ -196,7 +196,7 @@ class Vast:
         bills: list[Bill] = []
         for first, last in months(begins, ends):
             if bills:
-                await asyncio.sleep(AGAIN)
+                await asyncio.sleep(self._between)
             for charge in await self._api.charges(first, last):
                 if charge.contract == self._id:
                     span = max(first, charge.begins), min(last, max(charge.ends, charge.begins))
@@ -225,7 +225,7 @@ class Vast:
     async def _look(self, instance: str, urgency: Urgency) -> Contract | None:
         """An instance by its id, no sooner than the vendor allows after the look before."""
         await asyncio.sleep(max(0.0, self._looks_at - self._loop.time()))
-        self._looks_at = self._loop.time() + BETWEEN_LOOKS
+        self._looks_at = self._loop.time() + self._between
         self._ids.add(instance)
         return await self._api.contract(instance, urgency)
 
@@ -367,6 +367,7 @@ class VastProvider(RentedProvider):
         profile: Profile | None = None,
         tempo: Tempo = TEMPO,
         scheduling: float = 40.0,
+        between: float = BETWEEN_LOOKS,
         alarm: Callable[[str, str], None] = lambda kind, text: None,
         heard: Callable[[str, str], None] = lambda op, outcome: None,
         close: Callable[[], Awaitable[None]] = nothing,
@@ -383,6 +384,7 @@ class VastProvider(RentedProvider):
             public_only=public_only,
             hourly_price=hourly_price,
             scheduling=scheduling,
+            between=between,
             alarm=alarm,
             close=close,
         )
