@@ -184,6 +184,8 @@ class Books:
         """What rentals that have ended cost, by name and day."""
         self._days: dict[str, int] = {}
         """That, and what was corrected, by day."""
+        self._months: dict[str, int] = {}
+        """The same by month."""
         self._corrections: list[Entry] = []
         self._stored: list[Entry] = []
         self._remarks: list[Entry] = []
@@ -271,7 +273,7 @@ class Books:
 
     def _correct(self, entry: Entry) -> None:
         self._corrections.append(entry)
-        _add(self._days, _day_in(entry.month, max(entry.until, entry.since, 1) - 1), entry.amount)
+        self._count(_day_in(entry.month, max(entry.until, entry.since, 1) - 1), entry.amount)
 
     def _store(self, entry: Entry) -> None:
         self._stored.append(entry)
@@ -293,7 +295,7 @@ class Books:
     def _keep(self, rented: Rented) -> None:
         """This is how it is now; what has ended is added up."""
         for day, amount in self._settled.pop(rented.name, {}).items():
-            self._days[day] -= amount
+            self._count(day, -amount)
         self._rentals[rented.name] = rented
         if rented.open:
             self._open[rented.name] = None
@@ -301,7 +303,11 @@ class Books:
         self._open.pop(rented.name, None)
         settled = self._settled[rented.name] = dict(self._by_day(rented, 0, _LAST, self.latest))
         for day, amount in settled.items():
-            _add(self._days, day, amount)
+            self._count(day, amount)
+
+    def _count(self, day: str, amount: int) -> None:
+        _add(self._days, day, amount)
+        _add(self._months, day[:7], amount)
 
     # -- what they say ---------------------------------------------------------------------------
 
@@ -317,7 +323,9 @@ class Books:
 
     def spent(self, month: str, at: int) -> int:
         """Everything that this month has cost up to `at`: rentals, corrections, and its disks to its end."""
-        return sum(self.days(month, at).values()) + self.storage(month)
+        begins, ends = month_begins(month), month_ends(month)
+        running = sum(self.between(self._rentals[name], begins, ends, at) for name in self._open)
+        return self._months.get(month, 0) + running + self.storage(month)
 
     def days(self, month: str, at: int) -> dict[str, int]:
         """The same by day (`2026-11-21`), without disks. Days that cost nothing are left out."""
@@ -510,8 +518,8 @@ def _stored(entry: Entry) -> str:
     return f"disks{f' on {entry.provider}' if entry.provider else ''}{rate}{_because(entry.why)}"
 
 
-def _add(days: dict[str, int], day: str, amount: int) -> None:
-    days[day] = days.get(day, 0) + amount
+def _add(sums: dict[str, int], key: str, amount: int) -> None:
+    sums[key] = sums.get(key, 0) + amount
 
 
 # -- the calendar --------------------------------------------------------------------------------

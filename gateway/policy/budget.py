@@ -131,10 +131,11 @@ def ends_at(books: Books, terms: Terms, at: int) -> int | None:
     month = month_of(at)
     begins, spent = at, books.spent(month, at)
     stored = sum(books.storage_rates().values())
+    limit = terms.monthly - (len(books.open) - 1)  # each is rounded up by itself
     while True:
-        if spent >= terms.monthly:
+        if spent >= limit:
             return begins - terms.grace
-        over, ends = begins + (terms.monthly - spent) * HOUR // rate, month_ends(month)
+        over, ends = begins + (limit - spent) * HOUR // rate, month_ends(month)
         if over < ends:
             return over - terms.grace
         if ends <= begins or (begins > at and ends - begins >= LONGEST):

@@ -440,6 +440,7 @@ class AnyLedger(RuleBasedStateMachine):
             spent = self.books.spent(month, self.now)
             lines = self.books.why(month, self.now)
             assert sum(line.amount for line in lines) == spent, f"{month}: {lines}"
+            assert sum(self.books.days(month, self.now).values()) + self.books.storage(month) == spent
             rentals = sum(share for _, share in self.books.by_rental(month, self.now))
             assert rentals + self.books.corrected(month) + self.books.storage(month) == spent
         for one in self.books.rentals.values():
