@@ -197,6 +197,12 @@ class Treasury:
         return budget.standing(self.books, self.terms, self.at)
 
     @property
+    def ends_in(self) -> float | None:
+        """Seconds until what runs must have ended, its grace included; None: no end is in sight."""
+        ends = self._ends()
+        return None if ends is None else max(0.0, (ends + self._terms.grace - self.at) / 1000)
+
+    @property
     def trouble(self) -> str:
         """Why nothing could be started, as things are; empty: nothing speaks against it."""
         if self._unwritten_since is not None:
@@ -278,7 +284,8 @@ class Treasury:
         has cost until then is booked all the same."""
         began = min(at, round((rental.runs_since or 0.0) * 1000))
         earlier = [one for one in books.rentals.values() if rental.instance and one.instance == rental.instance]
-        since = max([began, month_begins(month_of(began)), *(one.ended or 0 for one in earlier)])
+        billed = books.billed_until(rental.instance) if rental.instance else 0
+        since = max([began, month_begins(month_of(began)), billed, *(one.ended or 0 for one in earlier)])
         entry = replace(_entry("adopted", at, rental), since=min(since, at))
         terms = self.terms
         month = month_of(at)
