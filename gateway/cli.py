@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gateway import surroundings
-from gateway.commands import doctor, keys, logs, plan, report, spend
+from gateway.commands import control, doctor, keys, logs, plan, report, spend
 from gateway.config import Settings, SettingsError
 
 app = typer.Typer(
@@ -67,6 +67,11 @@ def pull(
 
 
 # In the order in which somebody new meets them; groups come last by themselves.
+app.command()(control.status)
+app.command()(control.wake)
+app.command()(control.sleep)
+app.command()(control.keep_warm)
+app.command()(control.stop)
 app.command()(plan.plan)
 app.command()(spend.spend)
 app.command()(doctor.doctor)

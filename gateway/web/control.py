@@ -100,6 +100,13 @@ class Control:
             told["money"] = dict(self._money())
         return told | dict(self._more())
 
+    def left(self) -> dict[str, object] | None:
+        """What the gateway leaves running when it ends: on purpose, or because its end could not be confirmed."""
+        instance = self._conductor.snapshot().instance
+        if instance is None or not self._conductor.provider.profile.starts:
+            return None
+        return {"id": instance.id, "provider": instance.provider, "dollars_per_hour": dollars(instance.price)}
+
     def spend(self) -> dict[str, object]:
         """Raises Refused where nothing is rented."""
         if self._spend is None:
