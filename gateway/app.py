@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
@@ -22,7 +23,9 @@ from gateway.config import Settings
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
+from gateway.policy.lifecycle.states import State
 from gateway.policy.rates import Rate
+from gateway.providers.own_machine.watchdog import Use
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Limits as UpstreamLimits
 from gateway.proxy.upstream import Upstream, Upstreams
@@ -56,8 +59,14 @@ from gateway.web.wire import Server
 from health.status import Status as HealthStatus
 from health.status import ping_code
 
+if TYPE_CHECKING:
+    from gateway.providers.base import Renter
+    from gateway.renting import Renting
+
 HEARTBEAT = 1.0
 """Seconds between two writings of the status file; the health port calls it stale after ten."""
+STOP_AT_EXIT = 30.0
+"""Seconds beyond DRAIN_TIMEOUT in which a vendor may confirm the stop of what is rented."""
 ENGINE_SLOTS_UNKNOWN = 2000
 """MAX_CONCURRENT_REQUESTS where nothing says how many the engine works on at once."""
 VOLUME_WITHIN = 2.0
@@ -94,6 +103,7 @@ class Gateway:
         self._listening = self._draining = self._welcomed = False
         self._mode = "strict"
         self._memory = 0
+        self._first_ready: float | None = None
         self._side: Server | None = None
         self._runners: list[web.ServerRunner] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -110,7 +120,10 @@ class Gateway:
             engine_line=lambda: getattr(self.provider, "command_line", ()),
             shows_loading=settings.show_loading_progress,
         )
+        self.renting = self._make_renting(ahead, redact or Redactor(settings.secrets()))
         self.conductor = self._make_conductor()
+        if self.renting is not None:
+            self.renting.attach(self.conductor)
         self.quotas = assembly.make_quotas(settings, boot, now=self._loop.time())
         self._bodies = assembly.make_bodies(
             settings, gather=self.provider.profile.cuts_silence, on_repair=self.metrics.surrogates.inc
@@ -157,6 +170,9 @@ class Gateway:
         self.access = ahead.access
         self.access.keyring.on_reload = self._keys_reloaded
         redact.learn(self.access.secrets)
+        self.watchdog = assembly.make_watchdog(settings, self._around)
+        if self.watchdog is not None:
+            redact.learn(self.watchdog.secrets)
         self.certificate = ahead.certificate
         if self.certificate is not None:
             self.certificate.on_reload = self._certificate_reloaded
@@ -165,17 +181,38 @@ class Gateway:
         self.logs = logs or assembly.make_logs(settings, boot, redact)
         self.boot_log = BootLog(settings.data_dir / "logs" / "_boot", boot.stamp, redact=redact)
 
+    def _make_renting(self, ahead: Ahead, redact: Redactor) -> "Renting | None":
+        """What pays; None: nothing that is started here costs anything."""
+        if ahead.ears is None:
+            return None
+        from gateway.renting import Renting
+
+        return Renting(
+            self.settings,
+            self._around,
+            cast("Renter", self.provider),
+            ahead.ears,
+            self.metrics,
+            upstream=assembly.UPSTREAM,
+            elsewhere=lambda: (self.fallback.purse.spent or 0) if self.fallback is not None else 0,
+            redact=redact,
+            say=say,
+        )
+
     def _make_conductor(self) -> Conductor:
         s = self.settings
         profile = self.provider.profile
-        reserve = min(5.0, s.drain_timeout / 3)
+        renting = self.renting
+        reserve, drain_timeout = min(5.0, s.drain_timeout / 3), s.drain_timeout
+        if renting is not None and s.on_exit == "stop":
+            reserve, drain_timeout = STOP_AT_EXIT, s.drain_timeout + STOP_AT_EXIT
         lifecycle = Lifecycle(
             LifecycleSettings(
                 idle_timeout=s.idle_timeout if profile.starts else None,
                 idle_action=assembly.idle_action(s),
                 start_timeout=s.start_timeout,
                 start_max=s.start_max if profile.starts else float("inf"),
-                drain_timeout=s.drain_timeout,
+                drain_timeout=drain_timeout,
                 drain_reserve=reserve,
             ),
             now=self._loop.time(),
@@ -187,8 +224,10 @@ class Gateway:
             self.provider,
             lifecycle,
             admission,
-            limits=ConductorLimits(stop_within=10.0, drain_reserve=reserve),
+            limits=ConductorLimits(stop_within=10.0 if renting is None else 60.0, drain_reserve=reserve),
             limits_for=self._line_limits if s.max_concurrent_requests is None else None,
+            journal=renting.treasury if renting is not None else None,
+            gate=renting.treasury.gate if renting is not None else lambda: None,
             pasts=lambda what: self._starts.pasts(self._kind_of_start(what)),
             on_change=self._telling.changed,
         )
@@ -236,11 +275,12 @@ class Gateway:
 
     def _make_door(self) -> Door:
         s = self.settings
+        leases = assembly.make_lease_desk(s, self.watchdog)
         return Door(
             conductor=self.conductor,
             upstreams=self._upstreams,
             bodies=self._bodies,
-            routes=Routes(s.allowed_paths),
+            routes=Routes(s.allowed_paths, leases=leases is not None),
             show=Pages(self.conductor, ping=self._ping, records=self._records),
             scrape=self._scrape if s.metrics_port is None else None,
             gate=self._gate,
@@ -257,6 +297,7 @@ class Gateway:
             counts_tokens=s.count_tokens,
             cancels=s.cancel_on_disconnect,
             fallback=self.fallback,
+            leases=leases,
             shows_loading=s.loading_text == "reasoning",
             on_end=self._ended,
             is_short_of_memory=self._is_short_of_memory,
@@ -285,6 +326,8 @@ class Gateway:
         self._tasks.append(self._loop.create_task(self.access.keyring.watch()))
         if self.certificate is not None:
             self.certificate.watch()
+        if self.watchdog is not None:
+            self.watchdog.start()
         self._pulse.start()
         say(f"Starting gateway on {bracketed(s.host)}:{s.port}", always=True)
         for line in self.access.said:
@@ -329,6 +372,8 @@ class Gateway:
 
     def begin(self) -> None:
         """The port listens; now what answers behind it."""
+        if self.renting is not None:
+            self.renting.begin()
         if not self.provider.profile.starts:
             say(f"looking for {assembly.describe_engine(self.settings)}")
         if self.settings.wake_on_start or not self.provider.profile.starts:
@@ -341,19 +386,25 @@ class Gateway:
         if self.certificate is not None:
             self.certificate.reload()
 
-    async def drain(self) -> None:
-        """Let running answers finish, end the rest, stop the engine; all within DRAIN_TIMEOUT."""
+    async def drain(self, *, leave: bool = False) -> None:
+        """Let running answers finish, end the rest, stop the engine; all within DRAIN_TIMEOUT. `leave`: what is rented
+        is left to a successor."""
         self._draining = True
         self._write_status()
         self._onlookers.tell(self._loop.time())
+        leave = leave or (self.renting is not None and self.settings.on_exit == "leave")
+        if leave and self.renting is not None:
+            await self.renting.leave()
         elsewhere = [] if self.fallback is None else [self.fallback.drain(self.settings.drain_timeout - 1.0)]
-        await asyncio.gather(self.conductor.drain(), *elsewhere)
+        await asyncio.gather(self.conductor.drain(leave=leave), *elsewhere)
 
     async def close(self) -> None:
         """Give back everything. After this nothing of the gateway listens or runs."""
         for task in self._tasks:
             task.cancel()
         self._pulse.stop()
+        if self.watchdog is not None:
+            self.watchdog.close()
         if self.certificate is not None:
             self.certificate.close()
         for server in (self.server, self._side):
@@ -368,6 +419,8 @@ class Gateway:
         if self.fallback is not None:
             self.fallback.close()
             await self._loop.run_in_executor(None, self.fallback.purse.close, 2.0)
+        if self.renting is not None:
+            await self.renting.close()
         await self.conductor.close()
         await self._bodies.close()
         await self._loop.run_in_executor(None, self.quotas.close, self._loop.time(), time.time())
@@ -393,11 +446,25 @@ class Gateway:
             self._telling.beat(self.conductor)
             self._door.beat(now)
             self.quotas.beat(now, time.time())
+            if self.watchdog is not None:
+                self.watchdog.saw(self._use(now))
             if self.fallback is not None:
                 self.fallback.beat()
             self.boot_log.try_again()
             self._write_status(always=True)
             await asyncio.sleep(HEARTBEAT)
+
+    def _use(self, now: float) -> Use:
+        """What the watchdog goes by where it has no lease. Only whoever may ask is admitted, and counted here."""
+        seen = self.conductor.snapshot()
+        loads = seen.state is State.STARTING and not seen.ever_ready
+        used = [at for at in (seen.last_activity, self._first_ready) if at is not None]
+        return Use(
+            in_flight=seen.in_flight,
+            waiting=seen.waiting,
+            wanted=loads or seen.warm_until is not None,
+            used_at=time.monotonic() - (now - max(used)) if used else None,
+        )
 
     def _is_short_of_memory(self) -> bool:
         return self._around.memory is not None and self._memory > SHORT_OF_MEMORY * self._around.memory
@@ -422,11 +489,16 @@ class Gateway:
             found["spent"] = said
         if self.fallback is not None:
             found["fallback"] = self.fallback.state
+        if self.renting is not None:
+            found["money"] = self.renting.state
+        if self.watchdog is not None:
+            found["self_stop"] = self.watchdog.state
         return found
 
     def _process_facts(self) -> ProcessFacts:
         logs = self.logs.facts()
         has_file = self.settings.api_keys_file is not None
+        watched = self.watchdog.facts() if self.watchdog is not None else None
         return ProcessFacts(
             heartbeat_age=self._pulse.age,
             loop_lag=self._pulse.lag,
@@ -435,6 +507,9 @@ class Gateway:
             log_bytes_dropped=logs.dropped_bytes,
             connections=len(self.server.connections),
             keys_file_ok=self.access.keyring.state == "ok" if has_file else None,
+            self_stop_in=watched.stops_in if watched is not None else None,
+            self_stop_tries=watched.tries if watched is not None else None,
+            self_stop_key_ok=watched.key_works if watched is not None else None,
         )
 
     def _ping(self) -> int:
@@ -464,9 +539,11 @@ class Gateway:
             lasted = seconds if what == "start" else None
             self._courier(partial(self._starts.add, self._kind_of_start(what), past, lasted))  # the volume may hang
         say(f"ready after {seconds:.1f} s")
+        if self.renting is not None:
+            say(self.renting.wake_line(snapshot), always=True)
         if self._welcomed:
             return
-        self._welcomed = True
+        self._welcomed, self._first_ready = True, self._loop.time()
         secure = self.certificate is not None
         welcome = Welcome(
             bases=self._around.bases(self.settings.host, self.port, secure=secure),

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from gateway.config import Settings
+from gateway.config import Settings, host_and_port, is_this_machine
 from gateway.policy.keys import Key
 from gateway.policy.spending import Spending, problem
-from gateway.providers.base import Endpoint, Gone, Intent, Loading, Provider
+from gateway.providers.base import Endpoint, Gone, Intent, Loading, Provider, Renter
 from gateway.providers.catalogue import provider_class
 from gateway.records import lines
 from gateway.records.logs import Formats, LogPlan, Logs
 from gateway.records.spent import Spent, SpentFolder
-from gateway.surroundings import Surroundings
+from gateway.surroundings import Surroundings, own_certificate
 from gateway.web.auth import Keys, first_key
 from gateway.web.keyring import Keyring, KeysWrong
 from gateway.web.ports import listening
@@ -36,15 +36,20 @@ if TYPE_CHECKING:
     from gateway.providers.local.models.models import Places, Wants
     from gateway.providers.local.planning.planner import Planner
     from gateway.providers.local.provider import FoundModel
+    from gateway.providers.own_machine.watchdog import Watchdog
     from gateway.proxy.bodies import Bodies
     from gateway.proxy.fallback import Fallback
     from gateway.proxy.purse import Purse
     from gateway.proxy.upstream import Limits
     from gateway.records.metrics import Metrics
+    from gateway.renting import Ears
+    from gateway.web.leases import LeaseDesk
     from gateway.web.quota import Quotas
     from gateway.web.tls import Certificate
 
 DEMO_NAME = "wakegate-demo"
+CERTIFICATE_HANDED_OVER = "WAKEGATE_TLS_PAIR"
+"""As renting/certificates.py has it, which is entered only where there is one."""
 
 
 class CannotStart(Exception):
@@ -134,18 +139,77 @@ def _first_key(folder: Path) -> tuple[str, Path, bool]:
         ) from error
 
 
-def make_certificate(settings: Settings) -> "Certificate | None":
-    """What PORT speaks TLS with. Raises CannotStart."""
-    if settings.tls_cert is None:
+def make_certificate(settings: Settings, boot: Boot) -> "Certificate | None":
+    """What PORT speaks TLS with: the operator's, one of its own (TLS_CERT=self), or one that whoever rents this machine
+    handed over. Raises CannotStart."""
+    file = _own_certificate(settings, boot) or settings.tls_cert
+    if file is None:
         return None
     from gateway.web.tls import Certificate, CertificateError
 
-    certificate = Certificate(settings.tls_cert, settings.tls_key)
+    certificate = Certificate(file, settings.tls_key if file == settings.tls_cert else None)
     try:
         certificate.load()
     except CertificateError as error:
         raise CannotStart(str(error)) from error
     return certificate
+
+
+def _own_certificate(settings: Settings, boot: Boot) -> Path | None:
+    """The file of one that nobody else signed, there by now, and its fingerprint said; None: it has none."""
+    is_own = settings.tls_cert == own_certificate(settings.data_dir)
+    if not is_own and not os.environ.get(CERTIFICATE_HANDED_OVER):
+        return None
+    from gateway.providers.renting import certificates
+    from gateway.records.console import say
+
+    try:
+        handed = certificates.handed_over(os.environ)
+        if handed is None:
+            path = own_certificate(settings.data_dir)
+            pair = certificates.kept(path)
+        else:
+            path, pair = boot.run_folder / "worker-tls.pem", handed
+            path.unlink(missing_ok=True)  # of an earlier start in the same folder
+            certificates.write(path, pair)
+    except certificates.NoCertificate as error:
+        raise CannotStart(f"TLS_CERT: {error}.") from error
+    except OSError as error:
+        raise CannotStart(f"TLS_CERT: its own certificate cannot be kept ({error.strerror or error}).") from error
+    say(f"PORT shows a certificate of its own; for whoever rents this: TLS_FINGERPRINT={pair.fingerprint}", always=True)
+    return path
+
+
+def make_watchdog(settings: Settings, around: Surroundings) -> "Watchdog | None":
+    """What stops this machine from inside when whoever rents it is gone; None: nobody has to."""
+    elsewhere = settings.upstream_url is not None and not is_this_machine(host_and_port(settings.upstream_url)[0])
+    if settings.rents or (settings.provider == "external" and elsewhere):
+        return None  # a controller or a proxy, for which nobody rents a GPU
+    from gateway.providers.own_machine.vendors import own_machine
+    from gateway.providers.own_machine.watchdog import Watchdog, over_https
+    from gateway.proxy.pool import system_trust
+    from gateway.records.console import say
+
+    urls = {"runpod-pod": settings.runpod_api_url, "vast": settings.vast_api_url}
+    machine = own_machine(around, os.environ, urls)
+    if machine is None:
+        return None
+    return Watchdog(
+        machine,
+        after=settings.self_stop_after,
+        open_transport=lambda: over_https(machine, system_trust()),
+        say=say,
+    )
+
+
+def make_lease_desk(settings: Settings, watchdog: "Watchdog | None") -> "LeaseDesk | None":
+    """Where leases come in: nowhere without an API_KEY, which a controller and this worker share."""
+    if watchdog is None or settings.api_key is None:
+        return None
+    from gateway.policy.lease import key_from
+    from gateway.web.leases import LeaseDesk
+
+    return LeaseDesk(key_from(settings.api_key.get_secret_value()), watchdog, clock=time.monotonic)
 
 
 def make_quotas(settings: Settings, boot: Boot, *, now: float) -> "Quotas":
@@ -280,6 +344,8 @@ class Ahead:
     provider: Provider
     ports: Ports | None = field(default=None)
     """None: not opened yet."""
+    ears: "Ears | None" = None
+    """Who hears of what happens at a vendor; None: nothing is rented."""
 
     async def close(self) -> None:
         """For a start that ends here. Whatever runs already is ended with it."""
@@ -291,7 +357,13 @@ class Ahead:
 def make_ahead(settings: Settings, around: Surroundings, boot: Boot) -> Ahead:
     """Opens and starts nothing. Raises CannotStart."""
     access = make_access(settings, around)
-    return Ahead(access, make_certificate(settings), make_provider(settings, around, boot))
+    certificate = make_certificate(settings, boot)
+    if settings.rents:
+        from gateway.renting import Ears
+
+        ears = Ears()
+        return Ahead(access, certificate, make_renter(settings, ears), ears=ears)
+    return Ahead(access, certificate, make_provider(settings, around, boot))
 
 
 async def go_ahead(ahead: Ahead, settings: Settings) -> None:
@@ -355,9 +427,21 @@ def is_demo(settings: Settings, boot: Boot) -> bool:
 
 def make_provider(settings: Settings, around: Surroundings, boot: Boot) -> Provider:
     """The provider that PROVIDER names, ready to be told to start. Raises CannotStart."""
+    if settings.rents:
+        return make_renter(settings)
     if settings.provider == "external":
         return _make_external(settings)
     return _make_local(settings, around, boot)
+
+
+def make_renter(settings: Settings, ears: "Ears | None" = None) -> "Renter":
+    """What has a card behind it. Needs a running loop, opens nothing. Raises CannotStart."""
+    from gateway import renting
+
+    try:
+        return renting.make_renter(settings, upstream=UPSTREAM, ears=ears)
+    except renting.CannotRent as error:
+        raise CannotStart(str(error)) from error
 
 
 def _make_external(settings: Settings) -> Provider:
@@ -568,6 +652,8 @@ def model_size(settings: Settings, boot: Boot) -> int:
 
 
 def describe_engine(settings: Settings) -> str:
+    if settings.rents:
+        return f"what {settings.provider} rents"
     if settings.provider == "external":
         return settings.upstream_url or "external"
     return settings.engine or ("your command" if settings.engine_command else "the engine for this model")

@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-Event = Literal["budget", "will_not_stop", "key_refused", "orphan", "ledger"]
+Event = Literal["budget", "will_not_stop", "key_refused", "orphan", "ledger", "contract_ends"]
 """A share of MONTHLY_BUDGET is reached; the vendor does not confirm a stop; it refuses our key; something of ours ran
-that nobody knew of; the ledger cannot be written, so that nothing is started."""
+that nobody knew of; the ledger cannot be written, so that nothing is started; a contract with a vendor ends soon."""
 
 WAITING = 32
 """Alerts that wait at most."""
