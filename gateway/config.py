@@ -129,7 +129,9 @@ class Settings(BaseModel):
         "that has it, `./data` of a checkout, else `~/.local/share/wakegate`",
     )
     tls_cert: Annotated[Path | None, kinds.FILE] = _places(
-        None, "A certificate chain in PEM: `PORT` then speaks TLS itself. Read again when the file changes."
+        None,
+        "A certificate chain in PEM: `PORT` then speaks TLS itself. Read again when the file changes. *self*: one of "
+        "its own, which is made once; the console says its fingerprint, for whoever rents this machine.",
     )
     tls_key: Annotated[Path | None, kinds.FILE] = _places(
         None, "The private key of `TLS_CERT` in PEM.", unset="in `TLS_CERT`'s file"
@@ -613,9 +615,11 @@ THE_MACHINES_OWN = frozenset({"RUNPOD_POD_ID", "RUNPOD_API_KEY"})
 """Inside a RunPod pod these are what RunPod says of the pod itself, and not what somebody wants started."""
 
 INTERNAL_NAMES = frozenset(
-    f"{PREFIX}{name}" for name in ("RUN_DIR", "BOOT", "DEMO_MODEL", "PYTHON", "WHEEL_CACHE", "ENV_FILE", "CONFIG")
+    f"{PREFIX}{name}"
+    for name in ("RUN_DIR", "BOOT", "DEMO_MODEL", "PYTHON", "WHEEL_CACHE", "ENV_FILE", "CONFIG", "TLS_PAIR")
 )
-"""What start.sh, the gateway and the health server tell each other, and the two names of files."""
+"""What start.sh, the gateway and the health server tell each other, what a controller hands to a worker that it
+creates, and the two names of files."""
 
 
 # --- Names that people bring ------------------------------------------------------------------------------------------
@@ -1051,6 +1055,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
         )
     if s.tls_key is not None and s.tls_cert is None:
         yield ("tls_cert", "tls_key"), "TLS_CERT: not set, and TLS_KEY needs it; allowed: a file with the certificate"
+    if s.tls_key is not None and s.tls_cert == Path("self"):
+        yield ("tls_cert", "tls_key"), "TLS_KEY: set, and TLS_CERT=self brings a key of its own; allowed: not set"
     if "*" in s.cors_origins and s.auth_enabled is False:
         yield (
             ("cors_origins", "auth_enabled"),

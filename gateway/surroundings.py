@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from gateway import config
 from gateway.config import File, Settings, SettingsError
@@ -31,6 +31,8 @@ RENTED_IDLE, RENTED_REQUEST = 600.0, 3600.0
 """Seconds. What costs by the second is given back sooner, and no answer holds it for ever."""
 DRAIN_UNKNOWN = 8.0
 """Seconds. `docker stop` kills after 10; platforms that say nothing are not known to wait longer."""
+OWN_CERTIFICATE = "self"
+"""TLS_CERT for one that the gateway makes."""
 FILES_OF_OUR_OWN = 256
 """Open files that are not a caller's: logs, libraries, the engine's pipes."""
 
@@ -436,6 +438,8 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
         path = getattr(settings, field)
         if isinstance(path, Path):
             changes[field] = _absolute(path, around)
+    if settings.tls_cert == Path(OWN_CERTIFICATE):
+        changes["tls_cert"] = own_certificate(cast("Path", changes["data_dir"]))
     if settings.model is not None:
         changes["model"] = _expanded(settings.model, around)
 
@@ -481,6 +485,11 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
     if ours:
         raise SettingsError(ours)
     return settled
+
+
+def own_certificate(data_dir: Path) -> Path:
+    """Where the pair lies that TLS_CERT=self means."""
+    return data_dir / "keys" / "worker-tls.pem"
 
 
 def data_dir(around: Surroundings) -> Path:

@@ -7,17 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from gateway.assembly import (
+    CERTIFICATE_HANDED_OVER,
     Access,
     Boot,
     CannotStart,
     engine_spec,
     idle_action,
     make_access,
+    make_certificate,
     make_fallback,
+    make_lease_desk,
     make_provider,
     make_quotas,
+    make_watchdog,
 )
 from gateway.conductor import Conductor, NoJournal
 from gateway.conductor import Limits as ConductorLimits
@@ -28,13 +33,14 @@ from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
 from gateway.providers.base import Endpoint, Gone, Intent
 from gateway.providers.local.models.models import AS_ON_THE_HUB, DAMAGED_HERE
+from gateway.providers.renting import certificates
 from gateway.proxy.fallback import Fallback
 from gateway.proxy.outgoing import Outgoing
 from gateway.proxy.purse import Reserved
 from gateway.proxy.upstream import Limits
 from gateway.proxy.usage import Usage
 from gateway.records.metrics import Metrics
-from gateway.surroundings import Platform, Surroundings
+from gateway.surroundings import Platform, Surroundings, own_certificate
 from tests.support.house import StubProvider
 from tests.support.hub import etag_of, fake_hub
 from tests.support.model_bytes import gguf_bytes
@@ -290,3 +296,80 @@ def test_what_may_be_put_to_sleep_is_ordered_to_and_what_is_never_idle_is_not_ma
     made = settings(tmp_path, **given)
     assert idle_action(made) == ordered
     assert engine_spec(made, ()).idle_action == started_for
+
+
+# -- what is rented, seen from inside -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pod(monkeypatch: pytest.MonkeyPatch) -> Surroundings:
+    """Inside a RunPod pod."""
+    monkeypatch.setenv("RUNPOD_POD_ID", "pod1")
+    monkeypatch.setenv("RUNPOD_API_KEY", "the-pods-own-key")
+    return Surroundings(platform="runpod-pod", in_container=True)
+
+
+def test_a_worker_in_a_rented_machine_looks_after_its_end(pod: Surroundings, tmp_path: Path) -> None:
+    watchdog = make_watchdog(settings(tmp_path), pod)
+    assert watchdog is not None and watchdog.secrets == ("the-pods-own-key",)
+    assert make_lease_desk(settings(tmp_path, api_key=SecretStr(KEY)), watchdog) is not None
+    assert make_lease_desk(settings(tmp_path), watchdog) is None, "nothing that a controller could sign with"
+
+
+@pytest.mark.parametrize(
+    ("given", "is_worker"),
+    [
+        ({}, True),
+        ({"provider": "external", "upstream_url": "http://127.0.0.1:8080"}, True),
+        ({"provider": "external", "upstream_url": "http://10.0.0.7:8080"}, False),
+        ({"provider": "runpod-pod"}, False),
+        ({"provider": "vast,runpod-pod"}, False),
+    ],
+)
+def test_a_controller_in_a_rented_machine_does_not_stop_that_one(
+    pod: Surroundings, tmp_path: Path, given: dict[str, object], is_worker: bool
+) -> None:
+    assert (make_watchdog(settings(tmp_path, **given), pod) is not None) is is_worker
+
+
+@pytest.mark.parametrize("platform", ["runpod-serverless", "modal", "kubernetes", "container", "plain"])
+def test_where_a_platform_ends_a_worker_nothing_of_it_is_there(
+    pod: Surroundings, tmp_path: Path, platform: Platform
+) -> None:
+    watchdog = make_watchdog(settings(tmp_path), replace(pod, platform=platform))
+    assert watchdog is None and make_lease_desk(settings(tmp_path, api_key=SecretStr(KEY)), watchdog) is None
+
+
+def test_a_certificate_of_its_own_is_made_once_and_its_fingerprint_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever rents the machine copies it, once."""
+    boot, own = Boot("nonce", tmp_path, None), settings(tmp_path, tls_cert=own_certificate(tmp_path))
+    assert make_certificate(own, boot) is not None and make_certificate(own, boot) is not None
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and said[0] == said[1]
+    assert said[0].endswith(f"TLS_FINGERPRINT={certificates.kept(own_certificate(tmp_path)).fingerprint}")
+
+
+def test_a_certificate_that_was_handed_over_is_the_one_that_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Again after a start that failed, in the same run folder."""
+    handed = certificates.make()
+    monkeypatch.setenv(*next(iter(handed.environment().items())))
+    boot = Boot("nonce", tmp_path, None)
+    for _ in range(2):
+        assert make_certificate(settings(tmp_path), boot) is not None
+    assert f"TLS_FINGERPRINT={handed.fingerprint}" in capsys.readouterr().out
+    assert not own_certificate(tmp_path).exists()
+    assert (tmp_path / "worker-tls.pem").stat().st_mode & 0o077 == 0
+
+
+def test_a_pair_that_cannot_be_used_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(certificates.ENVIRONMENT, "x")
+    with pytest.raises(CannotStart, match=certificates.ENVIRONMENT):
+        make_certificate(settings(tmp_path), Boot("nonce", tmp_path, None))
+
+
+def test_both_mean_the_same_name_for_what_is_handed_over() -> None:
+    assert CERTIFICATE_HANDED_OVER == certificates.ENVIRONMENT

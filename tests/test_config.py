@@ -513,6 +513,7 @@ CONTRADICTIONS = [
     ({"PORT": "9000", "PORT_HEALTH": "9000"}, "PORT and PORT_HEALTH are both 9000"),
     ({"PROVIDER": "external"}, "UPSTREAM_URL: not set, and PROVIDER=external needs it"),
     ({"ENGINE": "command"}, "ENGINE_COMMAND: not set, and ENGINE=command needs it"),
+    ({"TLS_CERT": "self", "TLS_KEY": "/k"}, "TLS_KEY: set, and TLS_CERT=self brings a key of its own"),
     (
         {"COLD_START": "fallback", "FALLBACK_MODEL": "m"},
         "FALLBACK_URL: not set, and COLD_START=fallback needs it; allowed: such as https://api.example.com/v1",

@@ -20,6 +20,7 @@ from gateway.surroundings import (
     is_trusted,
     look,
     memory_of,
+    own_certificate,
     parse_mounts,
     platform_of,
     read_file,
@@ -566,3 +567,8 @@ def test_the_settings_of_this_process_are_final() -> None:
     assert final.data_dir.is_absolute()
     assert final.health_mode != "auto" or around.platform == "runpod-serverless"
     assert settle(final, around) == final
+
+
+def test_a_certificate_of_its_own_lies_with_its_keys_wherever_data_is_kept() -> None:
+    settled = settle(settings(TLS_CERT="self", DATA_DIR="/srv"), Surroundings())
+    assert settled.tls_cert == own_certificate(Path("/srv")) == Path("/srv/keys/worker-tls.pem")

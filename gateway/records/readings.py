@@ -50,6 +50,10 @@ class ProcessFacts:
     connections: int | None = None
     keys_file_ok: bool | None = None
     """Whether API_KEYS_FILE was good when it was last looked at; None without one."""
+    self_stop_in: float | None = None
+    """Seconds until this machine is stopped from inside (own_machine/watchdog.py)."""
+    self_stop_tries: int | None = None
+    self_stop_key_ok: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,24 @@ PROCESS: tuple[tuple[str, Kind, str, Callable[[ProcessFacts], float | None]], ..
         "gauge",
         "0 while API_KEYS_FILE cannot be read or is wrong, and the keys of before hold; absent without one.",
         lambda f: f.keys_file_ok,
+    ),
+    (
+        "wakegate_self_stop_in_seconds",
+        "gauge",
+        "Seconds until this rented machine stops itself, if no lease or request comes; absent where use keeps it.",
+        lambda f: f.self_stop_in,
+    ),
+    (
+        "wakegate_self_stop_tries",
+        "gauge",
+        "Times that this machine has tried to stop itself since it had to; above 1 it costs money and does not stop.",
+        lambda f: f.self_stop_tries,
+    ),
+    (
+        "wakegate_self_stop_key_ok",
+        "gauge",
+        "0 where the machine's own key at its vendor is missing or refused; absent while that is not known.",
+        lambda f: f.self_stop_key_ok,
     ),
 )
 

@@ -7,5 +7,5 @@
 force are `keyring.py`'s, read from a file by `keydisk.py` and `keyfile.py`. `patience.py` says how long a caller may be
 kept waiting, `places.py` keeps what those have who were told to come back. `ports.py` opens the ports, `tls.py` is the
 one that speaks TLS. What may be ordered besides requests is `control.py`'s; orders come by `admin.py` (HTTP) and
-`control_socket.py` (the command line).
+`control_socket.py` (the command line). `leases.py` is where a rented worker hears how long it may go on.
 """

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from gateway.errors import refuse
+from gateway.policy.lease import PATH as LEASE_PATH
 
 
 class Kind(enum.Enum):
@@ -77,6 +78,9 @@ ADMIN = (
     Route("/admin/keep-warm", Kind.ADMIN, ("POST",), page="keep-warm"),
 )
 
+LEASE = Route(LEASE_PATH, Kind.PAGE, ("POST",), page="lease")
+"""Only where we run in something that is rented (web/leases.py)."""
+
 MODEL_PREFIX = "/v1/models/"
 MODEL = Route("/v1/models/{id}", Kind.MODELS, READ, page="model")
 
@@ -87,11 +91,14 @@ METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 class Routes:
     """The paths that this gateway has: the table, and what ALLOWED_PATHS adds."""
 
-    def __init__(self, allowed_paths: Iterable[str] = (), *, admin: bool = False) -> None:
-        """`admin`: whether there is an admin key. Without one its paths are not there, like any other that is not."""
+    def __init__(self, allowed_paths: Iterable[str] = (), *, admin: bool = False, leases: bool = False) -> None:
+        """`admin`: whether there is an admin key. Without one its paths are not there, like any other that is not.
+        `leases`: whether somebody here goes by them."""
         self._table = {route.short or route.path: route for route in (*INFERENCE, SHORT_CHAT, *PAGES, WAKE)}
         if admin:
             self._table |= {route.path: route for route in ADMIN}
+        if leases:
+            self._table[LEASE.path] = LEASE
         for path in allowed_paths:
             self._table.setdefault(path, Route(path, Kind.JSON, ("POST", *READ)))
 

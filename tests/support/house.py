@@ -38,6 +38,7 @@ from gateway.web.auth import Key, Keys
 from gateway.web.control import Control, Facts
 from gateway.web.door import Door, Visit
 from gateway.web.gate import Gate
+from gateway.web.leases import LeaseDesk
 from gateway.web.pages import Pages
 from gateway.web.patience import Patience
 from gateway.web.routes import Routes
@@ -360,6 +361,8 @@ class Sizes:
     """Why nobody is let in, whatever the upstream could do."""
     output_tokens: int | None = None
     """MAX_OUTPUT_TOKENS."""
+    leases: LeaseDesk | None = None
+    """Where leases come in, as in something that is rented."""
     strict_models: bool = False
     gate: Callable[[], Gate] | None = None
     short_of_memory: bool = False
@@ -438,7 +441,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         conductor=conductor,
         upstreams=upstreams,
         bodies=bodies,
-        routes=Routes(sizes.allowed_paths, admin=sizes.admin),
+        routes=Routes(sizes.allowed_paths, admin=sizes.admin, leases=sizes.leases is not None),
         show=Pages(conductor, ping=lambda: 200),
         scrape=Scrape(conductor, upstreams, metrics),
         gate=sizes.gate() if sizes.gate is not None else Gate(keys=Keys([Key.of("test", KEY)]), admin=admin),
@@ -456,6 +459,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         cancels=sizes.cancels,
         admin=Admin(control),
         fallback=fallback,
+        leases=sizes.leases,
         shows_loading=sizes.shows_loading,
         on_end=visits.append,
         is_short_of_memory=lambda: sizes.short_of_memory,

@@ -46,14 +46,14 @@ class Use:
 
     in_flight: int = 0
     waiting: int = 0
-    loads: bool = False
-    """For the first time: later it has been used, or not."""
+    wanted: bool = False
+    """It loads for the first time, or whoever has the admin key keeps it warm."""
     used_at: float | None = None
     """Monotonic time of the last byte of the last answer to somebody with a key, or of the first Ready."""
 
     @property
     def is_busy(self) -> bool:
-        return self.in_flight > 0 or self.waiting > 0 or self.loads
+        return self.in_flight > 0 or self.waiting > 0 or self.wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,11 @@ class Watchdog:
 
     def _no_key(self) -> tuple[str, bool | None]:
         return f"no key: {self._machine.words.key_name} is not set here", False
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log may hold."""
+        return (self._machine.key,) if self._machine.key else ()
 
     # -- what the gateway's own thread asks ----------------------------------------------------
 
@@ -168,6 +173,18 @@ class Watchdog:
         if facts.tries:
             return f"tried to stop itself {facts.tries} times" + (f", {facts.failure}" if facts.failure else "")
         return "armed"
+
+    @property
+    def state(self) -> dict[str, object]:
+        """For /health, with a key."""
+        facts = self.facts()
+        return {
+            "machine": str(self._machine),
+            "state": self._state(facts),
+            "by": "lease" if facts.by_lease else "use",
+            "seconds_left": None if facts.stops_in is None else round(facts.stops_in),
+            "key": facts.key,
+        }
 
     def facts(self) -> Facts:
         now = self._clock()

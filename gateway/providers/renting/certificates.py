@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import ssl
 import subprocess
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ basicConstraints = critical, CA:FALSE
 subjectAltName = DNS:wakegate-worker
 """
 _MAKE: Final = (
-    *("openssl", "req", "-x509", "-config", "/dev/stdin", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+    *("req", "-x509", "-config", "/dev/stdin", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
     *("-nodes", "-sha256", "-days", "7300", "-keyout", "/dev/stdout", "-out", "/dev/stdout"),
 )
 _BLOCKS: Final = re.compile(rb"-----BEGIN (?:PRIVATE KEY|CERTIFICATE)-----[A-Za-z0-9+/=\s]+-----END [A-Z ]+-----")
@@ -75,19 +76,20 @@ class Pair:
 def make() -> Pair:
     """A new one, good for twenty years: it is known by its fingerprint, and a rented machine lives for hours. Takes
     20 ms, in a process of its own. Raises NoCertificate."""
+    program = shutil.which("openssl")
+    if program is None:
+        raise NoCertificate(
+            "there is no `openssl` here to make a certificate with; install it, or give TLS_CERT and TLS_KEY files"
+        )
     try:
         made = subprocess.run(  # noqa: S603 - all of it is written here
-            _MAKE,
+            [program, *_MAKE],
             input=_CONFIG.encode(),
             capture_output=True,
             timeout=WITHIN,
             check=False,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            env={"LC_ALL": "C"},
         )
-    except FileNotFoundError:
-        raise NoCertificate(
-            "there is no `openssl` here to make a certificate with; install it, or give TLS_CERT and TLS_KEY files"
-        ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoCertificate(f"openssl made no certificate ({type(error).__name__})") from error
     if made.returncode != 0:
