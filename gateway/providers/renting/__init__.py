@@ -2,6 +2,7 @@
 
 `vendor.py`: an answer, an error, and the line to a vendor that keeps its pauses. `transport.py`: the same over HTTPS.
 `prices.py`: which of two figures counts. `rented.py`: the provider that a vendor's few verbs are put into.
+`readiness.py`: whether what runs in such a machine serves.
 `leases.py`: leave for the worker in it to go on, sent for as long as it is followed.
 `certificates.py`: what a worker in it shows instead of one that an authority signed.
 """

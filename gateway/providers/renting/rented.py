@@ -10,7 +10,7 @@ Nothing here reads a wall clock or opens a socket: both are handed in, so that m
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -30,14 +30,12 @@ from gateway.providers.base import (
     Rental,
 )
 from gateway.providers.feed import Feed
-from gateway.providers.probe import Sight
 from gateway.providers.renting.prices import Price
+from gateway.providers.renting.readiness import Look as Look
+from gateway.providers.renting.readiness import Serves, is_there, readiness
 from gateway.providers.renting.vendor import Line, Urgency, VendorError
 
 log = logging.getLogger(__name__)
-
-Look = Callable[[Endpoint, str, float], Awaitable[Sight]]
-"""One GET of a path from an upstream, with its key, within seconds. Raises nothing but cancellation."""
 
 Where = Callable[[], tuple[str, Endpoint] | None]
 """The vendor's id of an instance, and where it answers now. None: nowhere yet, or its end is ordered."""
@@ -51,10 +49,7 @@ TAKEN = "The vendor took the machine away."
 NOT_STARTED = "The vendor did not start it."
 SILENT = "What runs in the rented machine does not answer any more."
 NOT_WRITTEN = "What is rented could not be written down."
-KEY_REFUSED = "The upstream refuses our key (UPSTREAM_API_KEY)."
-ENGINE_FAILED = "The engine in the rented machine does not start; its own log says why."
 UNCONFIRMED = "The vendor has not confirmed the stop yet; it is asked on."
-PHASES = frozenset({"queued", "booting", "checking", "downloading", "loading", "filling", "compiling", "warming"})
 
 
 class Phase(Enum):
@@ -170,11 +165,13 @@ class Tempo:
     """Between two looks at the upstream while it loads."""
     steady: float = 15.0
     look_within: float = 10.0
+    silent: float = 30.0
+    """Until an upstream that served, and answers nothing any more, is given up though its machine runs."""
 
 
 EMPTIES = 3
 LOST_LOOKS = 6
-"""Looks in a row without an answer until an upstream that was ready is given up, though its machine runs."""
+"""Looks in a row that found nobody, until an upstream that served is given up; and no sooner than `Tempo.silent`."""
 AGREED = 2
 """Looks in a row that must agree before anything counts as over."""
 
@@ -676,36 +673,53 @@ class RentedProvider:
 
     async def _keep_looking(self, rented: Rented) -> None:
         """The upstream itself, as soon as it has an address: first until it serves, then whether it still does."""
-        misses = 0
         while rented.ending is None:
             endpoint = rented.endpoint
             if endpoint is None:
                 rented.moved.clear()
                 await rented.moved.wait()
                 continue
-            news = await self._readiness(endpoint)
+            news = await readiness(self._look, endpoint, self._tempo.look_within)
             if endpoint != rented.endpoint:
                 continue  # it moved meanwhile: this says nothing of the new place
             if isinstance(news, Gone):
                 await self._give_up(rented, news)
-                return
-            if rented.served != endpoint:
+            elif isinstance(news, Loading):
                 rented.feed.tell(news)
-                if isinstance(news, Ready):
-                    rented.served, misses = endpoint, 0
-            elif isinstance(news, Ready) or news.phase != "booting":
-                misses = 0
+                await self._until_moved(rented, self._tempo.look)
             else:
-                misses += 1
-                rented.suspected.set()
-                if rented.taken and misses >= AGREED:
-                    await self._give_up(rented, Gone(TAKEN, taken=True))
-                    return
-                if misses >= LOST_LOOKS:
-                    await self._give_up(rented, Gone(SILENT, code="backend_unavailable"))
-                    return
-            serves = rented.served == endpoint and not misses
-            await self._until_moved(rented, self._tempo.steady if serves else self._tempo.look)
+                self._serves(rented, endpoint, news)
+                await self._while_it_serves(rented, endpoint, has_health=news.has_health)
+
+    def _serves(self, rented: Rented, endpoint: Endpoint, news: Serves) -> None:
+        if news.models and not self._profile.models:
+            self._profile = replace(self._profile, models=news.models)
+        rented.served = endpoint
+        rented.feed.tell(Ready(news.models, self._profile.concurrency, endpoint))
+
+    async def _while_it_serves(self, rented: Rented, endpoint: Endpoint, *, has_health: bool) -> None:
+        """Until it answers somewhere else, or for too long not at all."""
+        misses, since = 0, 0.0
+        while rented.ending is None:
+            await self._until_moved(rented, self._tempo.look if misses else self._tempo.steady)
+            if rented.endpoint != endpoint:
+                return
+            there = await is_there(self._look, endpoint, self._tempo.look_within, has_health=has_health)
+            if rented.endpoint != endpoint:
+                return
+            if isinstance(there, Gone):
+                await self._give_up(rented, there)
+                return
+            misses, since = (0, 0.0) if there else (misses + 1, since or self._loop.time())
+            if not misses:
+                continue
+            rented.suspected.set()
+            if rented.taken and misses >= AGREED:
+                await self._give_up(rented, Gone(TAKEN, taken=True))
+                return
+            if misses >= LOST_LOOKS and self._loop.time() - since >= self._tempo.silent:
+                await self._give_up(rented, Gone(SILENT, code="backend_unavailable"))
+                return
 
     async def _until_moved(self, rented: Rented, seconds: float) -> None:
         rented.moved.clear()
@@ -714,29 +728,6 @@ class RentedProvider:
                 await rented.moved.wait()
         except TimeoutError:
             pass
-
-    async def _readiness(self, endpoint: Endpoint) -> Loading | Ready | Gone:
-        """/health first: a WakeGate in the machine says there how far it is. /health alone is not believed."""
-        within = self._tempo.look_within
-        health = await self._look(endpoint, f"{endpoint.prefix}/health", within)
-        if not health.answered or health.html or (health.status in (404, 502, 503) and health.content is None):
-            return Loading("booting", detail="the machine runs, its container starts")
-        told = worker_says(health.content)
-        if told is not None:
-            return told
-        if health.status >= 500:
-            return Loading("loading", health.progress())
-        models = await self._look(endpoint, f"{endpoint.prefix}/v1/models", within)
-        if models.status in (401, 403):
-            return Gone(KEY_REFUSED, lasting=True)
-        if models.status == 200 and isinstance(models.content, dict) and not models.html:
-            names = models.model_names()
-            if names and not self._profile.models:
-                self._profile = replace(self._profile, models=names)
-            return Ready(names, self._profile.concurrency, endpoint)
-        if health.status == 200 and models.status in (404, 405, 501):
-            return Ready((), self._profile.concurrency, endpoint)
-        return Loading("loading", models.progress())
 
     # --- Ending ---
 
@@ -848,26 +839,3 @@ def key_of(instance: Instance) -> str:
 def dict_of(doubts: dict[str, float]) -> dict[str, float]:
     """A copy to walk over while it changes."""
     return dict(doubts)
-
-
-def worker_says(content: object) -> Loading | Gone | None:
-    """What a WakeGate in the machine says of itself at /health. None: it serves, or is none."""
-    if not isinstance(content, dict) or not isinstance(content.get("state"), str):
-        return None
-    if content.get("status") == "failed" or content["state"] == "failed":
-        return Gone(ENGINE_FAILED, detail=clean(content.get("reason")))
-    if content["state"] not in ("starting", "draining", "stopping"):
-        return None
-    progress = content.get("progress")
-    if not isinstance(progress, dict):
-        return Loading("loading")
-    phase, ratio = progress.get("phase"), progress.get("ratio")
-    known = phase if isinstance(phase, str) and phase in PHASES else "loading"
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        ratio = None
-    return Loading(known, ratio, clean(progress.get("detail")))
-
-
-def clean(text: object) -> str:
-    """Somebody else's words, short and printable."""
-    return "".join(c for c in text if c.isprintable())[:80] if isinstance(text, str) else ""

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from gateway.providers.base import Bill, Endpoint, Profile
 from gateway.providers.renting.prices import Price, believed
-from gateway.providers.renting.rented import Lease, Look, Offer, Phase, RentedProvider, Seen, Tempo, clean
+from gateway.providers.renting.readiness import Look, clean
+from gateway.providers.renting.rented import Lease, Offer, Phase, RentedProvider, Seen, Tempo
 from gateway.providers.renting.vendor import Line, Manners, Transport, Urgency, VendorError, micros
 from gateway.providers.runpod_pod.api import Kind, Pod, RunPodApi, judge, quota_is_spent
 
