@@ -45,6 +45,9 @@ from gateway.records.starts import Kind, StartTimes
 from gateway.records.status import Status, StatusFile
 from gateway.surroundings import Surroundings
 from gateway.telling import Telling
+from gateway.web.admin import Admin
+from gateway.web.control import Control
+from gateway.web.control_socket import ControlSocket
 from gateway.web.cors import Cors
 from gateway.web.door import Door, Visit
 from gateway.web.gate import Gate
@@ -137,6 +140,11 @@ class Gateway:
             self._upstream_limits(),
             behind_edge=around.behind_edge,
         )
+        self.on_told_to_end: Callable[[bool], None] = lambda leave: None
+        """Whoever runs this process hears here that it is to end; True: what runs is left to a successor."""
+        self.warmth = assembly.make_warmth(settings, self.conductor)
+        self.control = self._make_control()
+        self._orders: ControlSocket | None = None
         self._gate = self._make_gate()
         self._scrape = Scrape(self.conductor, self._upstreams, self.metrics)
         self._door = self._make_door()
@@ -273,6 +281,18 @@ class Gateway:
             on_refused=self.metrics.auth_failed,
         )
 
+    def _make_control(self) -> Control:
+        renting = self.renting
+        return Control(
+            self.conductor,
+            self.warmth,
+            end=lambda leave: self.on_told_to_end(leave),
+            say=lambda line: say(line, always=True),
+            money=renting.money if renting is not None else None,
+            spend=renting.spend if renting is not None else None,
+            more=lambda: {"version": version()},
+        )
+
     def _make_door(self) -> Door:
         s = self.settings
         leases = assembly.make_lease_desk(s, self.watchdog)
@@ -280,7 +300,7 @@ class Gateway:
             conductor=self.conductor,
             upstreams=self._upstreams,
             bodies=self._bodies,
-            routes=Routes(s.allowed_paths, leases=leases is not None),
+            routes=Routes(s.allowed_paths, admin=s.admin_key is not None, leases=leases is not None),
             show=Pages(self.conductor, ping=self._ping, records=self._records),
             scrape=self._scrape if s.metrics_port is None else None,
             gate=self._gate,
@@ -296,6 +316,7 @@ class Gateway:
             max_seconds=s.max_request_seconds,
             counts_tokens=s.count_tokens,
             cancels=s.cancel_on_disconnect,
+            admin=Admin(self.control),
             fallback=self.fallback,
             leases=leases,
             shows_loading=s.loading_text == "reasoning",
@@ -320,6 +341,7 @@ class Gateway:
             await self.close()
             raise
         self._listening = True
+        await self._hear_orders()
         self._courier(self._starts.read)  # what starts took on this volume, to judge this one by
         self._mode = await self._choose_mode()
         self._tasks.append(self._loop.create_task(self._beat()))
@@ -338,6 +360,14 @@ class Gateway:
             planner.listen(self._tell_plan)
         self._gpus = seen = gpus.Question()
         self.boot_log.look_for_gpus(lambda: described(ask=seen.answer.result))
+
+    async def _hear_orders(self) -> None:
+        """From the command line. Whatever is wrong with the run folder, callers are served."""
+        self._orders = ControlSocket(self.control, self._boot.run_folder, self.port)
+        try:
+            await self._orders.open()
+        except OSError as error:
+            say(f"warning: wakegate status, wake and the like cannot reach this gateway: {error}", "warning")
 
     def _tell_plan(self, line: str, level: str) -> None:
         """What was chosen for the engine, one line for each choice."""
@@ -424,6 +454,8 @@ class Gateway:
         await self.conductor.close()
         await self._bodies.close()
         await self._loop.run_in_executor(None, self.quotas.close, self._loop.time(), time.time())
+        if self._orders is not None:
+            await self._orders.close()  # late: who waits for the end may start the next one then
         self.boot_log.ended("as asked" if self._draining else "it could not start")
         await self._loop.run_in_executor(None, self.boot_log.flush, 1.0)
 
@@ -444,6 +476,7 @@ class Gateway:
             self._memory = resident_memory()
             self._onlookers.beat(now)
             self._telling.beat(self.conductor)
+            self.warmth.beat()
             self._door.beat(now)
             self.quotas.beat(now, time.time())
             if self.watchdog is not None:

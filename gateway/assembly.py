@@ -1,5 +1,6 @@
 """From settings to rooms: which provider, with what; who may. What `app.py` needs to know of each, in one place."""
 
+import asyncio
 import errno
 import os
 import shlex
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 from gateway.config import Settings, host_and_port, is_this_machine
 from gateway.policy.keys import Key
+from gateway.policy.schedule import Schedule
 from gateway.policy.spending import Spending, problem
 from gateway.providers.base import Endpoint, Gone, Intent, Loading, Provider, Renter
 from gateway.providers.catalogue import provider_class
@@ -22,6 +24,7 @@ from gateway.records import lines
 from gateway.records.logs import Formats, LogPlan, Logs
 from gateway.records.spent import Spent, SpentFolder
 from gateway.surroundings import Surroundings, own_certificate
+from gateway.warmth import Warmth
 from gateway.web.auth import Keys, first_key
 from gateway.web.keyring import Keyring, KeysWrong
 from gateway.web.ports import listening
@@ -178,6 +181,20 @@ def _own_certificate(settings: Settings, boot: Boot) -> Path | None:
         raise CannotStart(f"TLS_CERT: its own certificate cannot be kept ({error.strerror or error}).") from error
     say(f"PORT shows a certificate of its own; for whoever rents this: TLS_FINGERPRINT={pair.fingerprint}", always=True)
     return path
+
+
+def make_warmth(settings: Settings, conductor: "Conductor") -> Warmth:
+    """What keeps it up without being asked. Raises CannotStart where WARM_SCHEDULE cannot be read."""
+    schedule = Schedule()
+    if settings.warm_schedule:
+        from zoneinfo import ZoneInfo, available_timezones
+
+        try:
+            schedule = Schedule.of(settings.warm_schedule, ZoneInfo)
+        except ValueError as error:
+            lacks = "" if available_timezones() else " This machine knows none: install tzdata."
+            raise CannotStart(f"WARM_SCHEDULE: {error}{lacks}") from error
+    return Warmth(conductor.keep_warm, schedule, clock=asyncio.get_running_loop().time, wall=time.time)
 
 
 def make_watchdog(settings: Settings, around: Surroundings) -> "Watchdog | None":

@@ -59,9 +59,15 @@ async def serve(settings: Settings, around: Surroundings, boot: Boot, logs: Logs
     """The main job, from listening to the end. Returns the exit code. Raises CannotStart."""
     told = asyncio.Event()
     again = asyncio.Event()
+    leaves = False
 
     def end() -> None:
         (again if told.is_set() else told).set()
+
+    def end_by_order(leave: bool) -> None:
+        nonlocal leaves
+        leaves = leaves or leave
+        end()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -69,13 +75,14 @@ async def serve(settings: Settings, around: Surroundings, boot: Boot, logs: Logs
     loop.set_exception_handler(loop_handler(redact, lambda text: logs.record(text, "error")))
     gateway = await begin(settings, around, boot, logs, redact)
     loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    gateway.on_told_to_end = end_by_order
     await gateway.listen()
     gateway.begin()
     gc.freeze()  # what start-up made stays: full collections need not look at it
     gc.enable()  # __main__ turned it off; a collection before the freeze would hold the loop for 50 ms to free a few KB
     await told.wait()
     say("ending: running answers may finish; a second signal ends at once", always=True)
-    draining = loop.create_task(gateway.drain())
+    draining = loop.create_task(gateway.drain(leave=leaves))
     hurry = loop.create_task(again.wait())
     await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
