@@ -6,6 +6,7 @@ from typing import Any
 PROVIDERS: dict[str, str] = {
     "local": "gateway.providers.local.provider:LocalProvider",
     "external": "gateway.providers.external.provider:ExternalProvider",
+    "runpod-pod": "gateway.providers.runpod_pod.provider:RunPodPod",
     "vast": "gateway.providers.vast.provider:VastProvider",
 }
 """Name as in the settings, and where its class lives. What each needs to be made, `app.py` knows."""

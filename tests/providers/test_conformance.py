@@ -36,7 +36,11 @@ from gateway.providers.local.commands import EngineSpec, Installed
 from gateway.providers.local.provider import LocalProvider
 from gateway.providers.probe import Sight, look
 from gateway.providers.renting.rented import Look, Tempo
+from gateway.providers.renting.transport import HttpTransport
+from gateway.providers.runpod_pod.provider import RunPodPod, Spec, Wishes
 from gateway.providers.vast.provider import VastProvider
+from tests.emulators.runpod import RunPodCloud
+from tests.emulators.runpod import Served as RunPodServed
 from tests.emulators.vast import VastCloud
 from tests.support.engines import FullJournal, ListJournal, Watcher, engine_self, fake_engine, soon, with_cookie
 from tests.support.real_house import OnDisk
@@ -157,7 +161,39 @@ async def vast(stack: AsyncExitStack, folder: Path) -> Case:
     )
 
 
-CASES: dict[str, Maker] = {"local": local, "external": external, "vast": vast}
+async def runpod_pod(stack: AsyncExitStack, folder: Path) -> Case:
+    """Pods that are created, over HTTP as it is."""
+    port, process = await engine_for(stack, "--load", "0.15")
+    cloud = RunPodCloud(
+        now=time.time(), provisioning=0.02, starting=0.02, bare=0.02, stop_takes=0.05,
+        proxy_url=f"http://127.0.0.1:{port}",
+    )  # fmt: skip
+    served = await stack.enter_async_context(RunPodServed(cloud, time.time))
+
+    async def break_it(instance: Instance) -> None:
+        process.kill()
+        cloud.take_away(instance.id)
+
+    transport = HttpTransport(served.url, headers={"Authorization": f"Bearer {cloud.key}"})
+    spec = Spec.of({"image": "x", "gpu": {"id": "NVIDIA L4"}})
+    provider = RunPodPod(
+        Wishes(spec, "wakegate-test-", proxy_url=cloud.proxy_url, models=("fake",), concurrency=4),
+        transport=transport,
+        close=transport.close,
+        look=await looking(stack),
+        now=time.time,
+        tempo=QUICK,
+    )
+    return Case(
+        provider,
+        lambda instance: asyncio.ensure_future(break_it(instance)),
+        lambda: [len(cloud.running())] if cloud.running() else [],
+        price=390_000,
+        stop_within=10.0,
+    )
+
+
+CASES: dict[str, Maker] = {"local": local, "external": external, "vast": vast, "runpod-pod": runpod_pod}
 
 
 def test_every_provider_is_held_to_the_contract() -> None:
