@@ -172,7 +172,9 @@ class Line:
     def opens_in(self, urgency: Urgency) -> float:
         """Seconds until a call may be made; 0: at once."""
         opens = self._opens_at
-        if urgency is Urgency.STOP and self._trouble is not None and self._trouble.kind != "limited":
+        trouble = self._trouble
+        said_when = trouble is not None and trouble.kind == "limited" and trouble.retry_after is not None
+        if urgency is Urgency.STOP and trouble is not None and not said_when:
             opens = min(opens, self._since + self._manners.longest_for_stops)
         if opens and self._failures:
             opens += self._manners.beat * urgency
