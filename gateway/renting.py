@@ -126,6 +126,7 @@ def _make_runpod(settings: Settings, upstream: str, ears: Ears) -> Renter:
         proxy_url=s.runpod_proxy_url,
         key=key,
         fingerprint=fingerprint,
+        plain_http=s.allow_plain_http,
         hourly_price=s.hourly_price,
         storage_price=s.storage_price,
         models=s.served_model_name,
@@ -371,7 +372,10 @@ class Renting:
         return self.treasury.trouble or "ok"
 
     def wake_line(self, snapshot: "Snapshot") -> str:
-        return wake_line(snapshot, self.treasury.standing(), self._loop.time(), time.time())
+        idle = self._settings.idle_timeout
+        if snapshot.idle_at is not None:
+            idle = snapshot.idle_at - self._loop.time()
+        return wake_line(snapshot, self.treasury.standing(), None if idle is None else time.time() + idle)
 
     def _lease(self) -> str:
         told = self._told
@@ -414,14 +418,14 @@ class Renting:
             self._alarmed("key_refused", text, told.instance)
 
 
-def wake_line(snapshot: "Snapshot", standing: Standing, now: float, wall: float) -> str:
-    """`$0.34/h, stops 15:42 if idle, $3.10 of $20 this month`: what each real wake is told with."""
+def wake_line(snapshot: "Snapshot", standing: Standing, stops: float | None) -> str:
+    """`$0.34/h, stops 15:42 if idle, $3.10 of $20 this month`: what each real wake is told with. `stops`: Unix time, if
+    nobody comes any more."""
     price = snapshot.instance.price if snapshot.instance is not None else 0
     parts = [f"{dollars(price)}/h"]
-    if snapshot.idle_at is not None:
-        at = datetime.fromtimestamp(wall + snapshot.idle_at - now)
-        parts.append(f"stops {at:%H:%M} if idle")
-    limit = "" if standing.monthly is None else f" of {dollars(standing.monthly)}"
+    if stops is not None:
+        parts.append(f"stops {datetime.fromtimestamp(stops):%H:%M} if idle")
+    limit = "" if standing.monthly is None else f" of {dollars(standing.monthly).removesuffix('.00')}"
     return ", ".join([*parts, f"{cents(standing.spent)}{limit} this month"])
 
 
