@@ -325,6 +325,7 @@ class Treasury:
     async def _write(self, decide: Callable[..., Entry | None], *facts: object) -> None:
         """Write what `decide(books, at, *facts)` says; where somebody else wrote first, it is asked again. Raises
         OSError."""
+        written = False
         async with self._writing:
             ledger = self._ledger
             if ledger is None:
@@ -334,12 +335,16 @@ class Treasury:
                     at = self.at
                     leap = None if self._clock is None else self._clock.leap
                     entry = leap or decide(self.books, at, *facts)
-                    if entry is None or (await self._add(ledger, entry) and entry is not leap):
+                    if entry is None:
                         break
+                    if await self._add(ledger, entry):
+                        written = True
+                        if entry is not leap:
+                            break
             except OSError as error:
                 self._cannot_write(error)
                 raise
-        if self._unwritten_since is not None:
+        if written and self._unwritten_since is not None:  # that there was nothing to write shows nothing
             self._unwritten_since = None
             self._say("what is rented can be written down again", "info")
         self._changed()
@@ -408,7 +413,7 @@ class Treasury:
             await self._try("storage", self._store)
         if self._is_due("bills"):
             await self._try("bills", self._correct)
-        if budget.warning(self.books, self.terms, self.at) is not None:
+        if self._is_due("warn") and budget.warning(self.books, self.terms, self.at) is not None:
             await self._try("warn", self._warn)
 
     def _is_due(self, what: str) -> bool:
@@ -429,6 +434,9 @@ class Treasury:
                 log.warning("%s failed, and is tried again in %.0f s: %s %s", what, again, error, detail)
                 if isinstance(error, LedgerDamaged):
                     self._alarm("ledger", f"The ledger is damaged, and nothing is started: {error}", "damaged")
+        except Exception as error:  # whatever it is, what runs must be ended in time: this task goes on
+            log.exception("%s failed by a fault of the gateway's own", what)
+            again, self._trouble = tempo.again_most, OSError(f"{what} failed: {error}")
         else:
             self._fails.pop(what, None)
         if again is None:
