@@ -475,8 +475,9 @@ def _fingerprint(text: str) -> str:
 
 
 def _schedule(text: str) -> tuple[str, ...]:
-    """Spans, separated by semicolons or line breaks; what each says is read by policy/schedule.py."""
-    return tuple(part.strip() for part in re.split(r"[;\n]", text) if part.strip())
+    """Spans, separated by semicolons or line breaks, or a list; what each says is read by policy/schedule.py."""
+    parts = _json_list(text) if text.startswith("[") else re.split(r"[;\n]", text)
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _spell_switch(value: bool | None) -> str:

@@ -70,11 +70,11 @@ class Warmth:
     def facts(self) -> dict[str, object]:
         """For people: until when, why, and when the next span begins."""
         now, wall = self._clock(), self._wall()
-        until, span = self._until(), self._lookup(wall)
-        scheduled = self._scheduled()
+        scheduled, until, span = self._scheduled(), self._until(), self._lookup(wall)
         found: dict[str, object] = {"warm_until": None if until is None else moment(wall + until - now)}
         if until is not None:
-            found["warm_by"] = "WARM_SCHEDULE" if scheduled is not None and scheduled >= until else "keep-warm"
+            longer = self._ordered is not None and (scheduled is None or self._ordered > scheduled)
+            found["warm_by"] = "keep-warm" if longer else "WARM_SCHEDULE"
         if span is not None and not span.holds(wall):
             found["warm_next"] = moment(span.begin)
         return found

@@ -5,6 +5,7 @@ import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from pydantic import SecretStr
@@ -22,6 +23,7 @@ from gateway.assembly import (
     make_lease_desk,
     make_provider,
     make_quotas,
+    make_warmth,
     make_watchdog,
 )
 from gateway.conductor import Conductor, NoJournal
@@ -373,3 +375,33 @@ def test_a_pair_that_cannot_be_used_ends_the_start(tmp_path: Path, monkeypatch: 
 
 def test_both_mean_the_same_name_for_what_is_handed_over() -> None:
     assert CERTIFICATE_HANDED_OVER == certificates.ENVIRONMENT
+
+
+# --- What keeps it up without being asked
+
+
+class Keeps:
+    """What of a conductor is told until when it is to be up."""
+
+    def __init__(self) -> None:
+        self.told: list[float | None] = []
+
+    def keep_warm(self, until: float | None) -> None:
+        self.told.append(until)
+
+
+async def test_the_schedule_keeps_it_up_by_the_clocks_of_its_zone(tmp_path: Path) -> None:
+    conductor = Keeps()
+    warm_schedule = ("Mon-Sun 00:00-24:00 Asia/Kathmandu",)
+    make_warmth(settings(tmp_path, warm_schedule=warm_schedule), cast(Conductor, conductor)).beat()
+    (until,) = conductor.told
+    assert until is not None and until > asyncio.get_running_loop().time()
+    make_warmth(settings(tmp_path), cast(Conductor, none := Keeps())).beat()
+    assert none.told == []
+
+
+async def test_a_schedule_that_cannot_be_read_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        CannotStart, match=r"WARM_SCHEDULE: 'Mon 08:00-09:00 Mars/Base': there is no time zone Mars/Base"
+    ):
+        make_warmth(settings(tmp_path, warm_schedule=("Mon 08:00-09:00 Mars/Base",)), cast(Conductor, Keeps()))

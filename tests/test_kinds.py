@@ -229,3 +229,16 @@ def test_what_is_shown_is_short_one_line_and_without_passwords() -> None:
     assert shown("http://user:hunter2@host/v1?key=hunter3") == '"http://…host/v1…"'
     assert len(shown("x" * 1000)) < 70
     assert shown("a\nb\x1b") == json.dumps("a\nb\x1b")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "Mon,Tue 08:30-18:00 Europe/Berlin; Sat 10:00-12:00",
+        "Mon,Tue 08:30-18:00 Europe/Berlin\nSat 10:00-12:00",
+        '["Mon,Tue 08:30-18:00 Europe/Berlin", "Sat 10:00-12:00"]',
+        ["Mon,Tue 08:30-18:00 Europe/Berlin", "Sat 10:00-12:00"],
+    ],
+)
+def test_a_schedule_is_lines_whose_days_may_have_commas(written: object) -> None:
+    assert kinds.SCHEDULE.read(written) == ("Mon,Tue 08:30-18:00 Europe/Berlin", "Sat 10:00-12:00")

@@ -82,6 +82,18 @@ def test_the_later_of_order_and_span_holds() -> None:
     assert clocks.after(3600) == [None]
 
 
+def test_why_it_is_warm_is_right_though_time_goes_on_meanwhile() -> None:
+    clocks = Clocks("Fri 11:00-13:00")
+    ticks = iter(range(1000))
+    warmth = Warmth(
+        clocks.heard.append,
+        Schedule.of(["Fri 11:00-13:00"], lambda name: UTC),
+        clock=lambda: 1000.0 + next(ticks) / 1000,
+        wall=lambda: NOON + next(ticks) / 1000,
+    )
+    assert warmth.facts()["warm_by"] == "WARM_SCHEDULE"
+
+
 def test_an_end_holds_for_the_rest_of_a_span_and_not_for_the_next() -> None:
     clocks = Clocks("daily 11:00-13:00")
     clocks.after(0)
