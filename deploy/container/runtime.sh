@@ -7,7 +7,7 @@ set -euo pipefail
 opt=/opt/wakegate
 user=10001 # not 1000: that is `ubuntu` in Ubuntu's images, and somebody's own account on the host
 
-needed=()
+needed=(openssl) # makes the certificate of a rented worker; where there are certificates to trust it is there
 "$opt/bin/python" -c '' 2>/dev/null || needed+=(python3) # which it was made from, in the stage that builds
 if [[ ${1:-} == llama ]]; then needed+=(libgomp1 libstdc++6); fi
 missing=()
