@@ -86,7 +86,7 @@ def test_every_command_says_what_it_does_and_what_it_takes(name: str) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_every_command_that_a_document_names_exists(path: Path) -> None:
     for span in spans(path.read_text(encoding="utf-8")):
-        for called in re.findall(r"(?:^|bin/)(wakegate (?:keys )?[a-z]+)", span, re.MULTILINE):
+        for called in re.findall(r"(?:^|bin/)(wakegate (?:keys )?[a-z]+(?:-[a-z]+)*)", span, re.MULTILINE):
             assert called in COMMANDS, f"there is no {called}"
 
 
