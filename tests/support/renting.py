@@ -79,6 +79,7 @@ class PodHouse:
         self.looks: Callable[[Endpoint, str], Sight | None] = lambda endpoint, path: None
         """Overrides what is seen at an upstream."""
         self.wishes = Wishes(pod or Spec.of(SPEC), PREFIX, key="worker-key-0123456789", models=(), **wishes)
+        self.nowhere = Endpoint("")
         self.provider = self.opened()
 
     def opened(self) -> RunPodPod:
