@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gateway import surroundings
-from gateway.commands import control, doctor, keys, logs, plan, report, spend
+from gateway.commands import control, doctor, keys, logs, plan, rehearse, report, spend
 from gateway.config import Settings, SettingsError
 
 app = typer.Typer(
@@ -73,6 +73,7 @@ app.command()(control.sleep)
 app.command()(control.keep_warm)
 app.command()(control.stop)
 app.command()(plan.plan)
+app.command()(rehearse.rehearse)
 app.command()(spend.spend)
 app.command()(doctor.doctor)
 app.command()(logs.logs)
@@ -94,13 +95,13 @@ def load_or_exit() -> Settings:
 
 
 def start_script() -> Path:
-    """start.sh: beside the package in a checkout, inside it when installed from a wheel."""
-    here = Path(__file__).resolve().parent
-    for script in (here.parent / "start.sh", here / "start.sh"):
-        if script.is_file():
-            return script
-    typer.echo("start.sh is not where this package was installed; reinstall wakegate.", err=True)
-    raise typer.Exit(1)
+    from gateway.rehearsal.children import start_script as find
+
+    script = find()
+    if script is None:
+        typer.echo("start.sh is not where this package was installed; reinstall wakegate.", err=True)
+        raise typer.Exit(1)
+    return script
 
 
 def main() -> int:

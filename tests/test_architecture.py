@@ -50,6 +50,7 @@ READS_THE_ENVIRONMENT = {
     "gateway.commands.report": "hands it to the settings, and takes what sounds secret in it out of the report",
     "gateway.commands.doctor": "hands it to the settings",
     "gateway.commands.plan": "hands it on: which GPUs CUDA leaves, and the Hub's own variables",
+    "gateway.commands.rehearse": "hands it on to the gateway that it plays with",
     "gateway.doctor.facts": "looks at aiohttp's switch, as the gateway does",
     "gateway.doctor.report": "where a caller hands none: the platforms' own variables",
     "gateway.providers.local.models.models": "where a caller hands none: the Hub's own (proxies, HF_ENDPOINT)",

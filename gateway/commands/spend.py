@@ -93,16 +93,11 @@ def _account(settings: "Settings", month: str) -> "Account | None":
 
 def read_books(settings: "Settings") -> "Books | None":
     """What the ledger says. None: there is none yet. Raises OSError, BadEntry."""
-    from gateway.policy.books import Books
+    from gateway.policy.account import fold
     from gateway.records.ledger.sqlite import look
 
     entries = look(settings.data_dir)
-    if entries is None:
-        return None
-    books = Books()
-    for entry in entries:
-        books.apply(entry)
-    return books
+    return None if entries is None else fold(entries)
 
 
 def terms_of(settings: "Settings") -> "Terms":

@@ -7,10 +7,10 @@ waiting, is the rest. `wakegate spend` and GET /admin/spend show this.
 Whole micro-dollars and milliseconds, UTC.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gateway.policy.books import DAY, Books, Line, day_begins, day_of, month_begins, month_ends, month_of
+from gateway.policy.books import DAY, Books, Entry, Line, day_begins, day_of, month_begins, month_ends, month_of
 from gateway.policy.budget import Terms, standing
 
 LOOKS_BACK = 7
@@ -50,6 +50,14 @@ class Account:
     @property
     def spent(self) -> int:
         return self.running + self.storage
+
+
+def fold(entries: Iterable[Entry]) -> Books:
+    """The books of a whole ledger. Raises BadEntry."""
+    books = Books()
+    for entry in entries:
+        books.apply(entry)
+    return books
 
 
 def account(books: Books, terms: Terms, at: int, *, month: str = "", keys: Mapping[str, int] | None = None) -> Account:

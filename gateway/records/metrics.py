@@ -75,7 +75,7 @@ START_OUTCOMES = ("ready", "failed", "timeout", "given_up", OTHER)
 PHASES = ("ordered", *estimate.PHASES, OTHER)
 WARNINGS = ("50", "80", "95", "100")
 """Percent of the budget that were reached."""
-CALLS = ("start", "stop", "look", "list", "catalogue", "bills", OTHER)
+CALLS = ("start", "create", "stop", "terminate", "look", "list", "prices", "bills", OTHER)
 """What a vendor's API is asked for."""
 CALL_OUTCOMES = (
     "ok",
