@@ -472,6 +472,10 @@ def _make_external(settings: Settings) -> Provider:
         endpoint = endpoint_of(settings.upstream_url or "", key)
     except ValueError as error:
         raise CannotStart(str(error)) from error
+    try:
+        endpoint = replace(endpoint, fingerprint=settings.tls_fingerprint)
+    except ValueError:
+        raise CannotStart("TLS_FINGERPRINT: set, and UPSTREAM_URL has no TLS; allowed: with https://") from None
     # The one that requests go by, see gateway/__main__.py; only where it is used: to make it takes 25 ms.
     context = system_trust() if endpoint.url.startswith("https:") else True
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), cookie_jar=aiohttp.DummyCookieJar())

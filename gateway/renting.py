@@ -283,6 +283,7 @@ class Renting:
     ) -> None:
         """`elsewhere`: micro-dollars of this month that count against the budget and are in no ledger."""
         self._settings = settings
+        self._renter = renter
         self._metrics = metrics
         self._say = say
         self._loop = asyncio.get_running_loop()
@@ -403,8 +404,14 @@ class Renting:
     # -- leases ----------------------------------------------------------------------------------
 
     def _where(self) -> tuple[str, Endpoint] | None:
+        """Of what runs: as soon as its port may answer, since a controller may be lost while it loads, too."""
         instance = self._conductor.snapshot().instance if self._conductor is not None else None
-        return None if instance is None or not instance.endpoint.url else (instance.id, instance.endpoint)
+        if instance is None:
+            return None
+        if (ask := getattr(self._renter, "whereabouts", None)) is not None:
+            found: tuple[str, Endpoint] | None = ask(instance)
+            return found
+        return (instance.id, instance.endpoint) if instance.endpoint.url else None
 
     def _ends_in(self, instance: str) -> float | None:
         return self.treasury.ends_in

@@ -405,3 +405,14 @@ async def test_a_schedule_that_cannot_be_read_ends_the_start_with_one_line(tmp_p
         CannotStart, match=r"WARM_SCHEDULE: 'Mon 08:00-09:00 Mars/Base': there is no time zone Mars/Base"
     ):
         make_warmth(settings(tmp_path, warm_schedule=("Mon 08:00-09:00 Mars/Base",)), cast(Conductor, Keeps()))
+
+
+async def test_an_upstream_of_ones_own_may_show_a_certificate_that_is_known(tmp_path: Path) -> None:
+    given = {"provider": "external", "tls_fingerprint": "ab" * 32}
+    boot = Boot("nonce", tmp_path, None)
+    provider = make_provider(settings(tmp_path, **given, upstream_url="https://10.0.0.7:8000"), Surroundings(), boot)
+    instance = await provider.start(Intent("default", 1), NoJournal())
+    assert instance.endpoint == Endpoint("https://10.0.0.7:8000", fingerprint="ab" * 32)
+    await provider.close()
+    with pytest.raises(CannotStart, match="TLS_FINGERPRINT"):
+        make_provider(settings(tmp_path, **given, upstream_url="http://10.0.0.7:8000"), Surroundings(), boot)

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import re
+import ssl
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,6 +90,16 @@ def test_a_pod_whose_controller_goes_silent_stops_itself(tmp_path: Path, vendor:
         told = asyncio.run(_leased(endpoint))
         assert told is not None and told.report is not None and told.can_stop_itself is True
         assert (told.report.self_stop, told.report.refused) == ("armed", "") and 290 < told.report.seconds_left <= 300
+
+        unsigned = ssl.create_default_context()
+        unsigned.check_hostname, unsigned.verify_mode = False, ssl.CERT_NONE
+        for path, said in (
+            ("/health", '"self_stop":{"machine":"RunPod pod pod1","state":"armed","by":"lease"'),
+            ("/metrics", "wakegate_self_stop_key_ok 1"),
+        ):
+            asked = urllib.request.Request(endpoint.url + path, headers={"Authorization": f"Bearer {KEY}"})
+            with urllib.request.urlopen(asked, timeout=30, context=unsigned) as answer:
+                assert said in answer.read().decode()
 
         stranger = Endpoint(endpoint.url, key=KEY, fingerprint="0" * 64)
         assert asyncio.run(_leased(stranger)) == Told(

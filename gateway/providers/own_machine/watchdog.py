@@ -84,9 +84,10 @@ class Watchdog:
         say: Say = lambda line, level: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        after_a_fault: float = 5.0,
     ) -> None:
         """`after`: SELF_STOP_AFTER. `open_transport`: the way to the vendor with the machine's own key, opened on the
-        thread that uses it."""
+        thread that uses it. `after_a_fault`: seconds until it begins again after one of its own."""
         self._machine = machine
         self._open = open_transport
         self._say = say
@@ -99,6 +100,7 @@ class Watchdog:
         self._seen = Use(), clock()
         self._key, self._key_works = ("not tried yet", None) if machine.key else self._no_key()
         self._key_tries, self._key_due = 0, -math.inf if machine.key else math.inf
+        self._after_a_fault = after_a_fault
         self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
@@ -142,10 +144,12 @@ class Watchdog:
             pass  # its loop has ended, and nobody needs to be woken
 
     def _live(self) -> None:
-        try:
-            asyncio.run(self.run())
-        except Exception as error:  # whatever it is: nobody else would notice that this one is missing
-            self._say(f"the watchdog of {self._machine} ended by a fault of its own: {error!r}", "error")
+        while not self._ended:
+            try:
+                asyncio.run(self.run())
+            except Exception as error:  # whatever it is: nobody else stops this machine
+                self._say(f"the watchdog of {self._machine} failed, and begins again: {error!r}", "error")
+                time.sleep(self._after_a_fault)
 
     def saw(self, use: Use) -> None:
         """Each second or so, and what was seen is believed for a minute."""

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from gateway.providers.base import (
     Bill,
+    Endpoint,
     Gone,
     Instance,
     Intent,
@@ -203,6 +204,13 @@ class Several:
         ask = getattr(known.renter, "suspect", None) if known is not None else None
         if ask is not None:
             ask(instance)
+
+    def whereabouts(self, instance: Instance) -> tuple[str, Endpoint] | None:
+        """Its vendor's id, and where it answers by now, also before it serves. None: nobody knows."""
+        known = self._known.get(instance.provider)
+        ask = getattr(known.renter, "whereabouts", None) if known is not None else None
+        found: tuple[str, Endpoint] | None = ask(instance) if ask is not None else None
+        return found
 
     def doubt(self, name: str) -> None:
         """Nobody knows what came of this rental: whoever creates by name searches for it before the next start."""

@@ -208,6 +208,34 @@ async def test_an_answer_to_a_lease_says_how_it_is() -> None:
         assert (report.self_stop, report.key) == ("armed", "key works") and report.refused.startswith("old")
 
 
+async def test_after_a_fault_of_its_own_it_begins_again() -> None:
+    """Nobody else would stop this machine."""
+    tries: list[str] = []
+    said: list[str] = []
+    again = threading.Event()
+
+    async def nobody(method: str, path: str, body: bytes | None, within: float) -> Answer:
+        raise Unanswered("nobody there", may_have_happened=False)
+
+    def opened() -> contextlib.AbstractAsyncContextManager[Transport]:
+        tries.append("opened")
+        if len(tries) == 1:
+            raise ValueError("no certificates to trust")
+        again.set()
+        return lent(nobody)
+
+    machine = OwnMachine(RUNPOD, "pod1", "https://api.runpod.example/v2", "pod-scoped")
+    dog = Watchdog(
+        machine, after=AFTER, open_transport=opened, say=lambda line, level: said.append(line), after_a_fault=0.0
+    )
+    dog.start()
+    try:
+        assert again.wait(30)
+        assert any("no certificates to trust" in line for line in said)
+    finally:
+        ended(dog)
+
+
 async def test_it_has_a_thread_and_a_loop_of_its_own_and_both_end() -> None:
     """The gateway's loop is blocked here for as long as it takes, as by an engine's bindings that hang."""
     stopped = threading.Event()
@@ -226,7 +254,12 @@ async def test_it_has_a_thread_and_a_loop_of_its_own_and_both_end() -> None:
     try:
         assert stopped.wait(30)
     finally:
-        dog.close()
+        ended(dog)
+
+
+def ended(dog: Watchdog) -> None:
+    """Closed, and its thread is over."""
+    dog.close()
     for thread in threading.enumerate():
         if thread.name == "dead-man":
             thread.join(30)

@@ -117,6 +117,9 @@ class FakeRenter:
     def suspect(self, instance: Instance) -> None:
         self.hints.append(instance.id)
 
+    def whereabouts(self, instance: Instance) -> tuple[str, Endpoint] | None:
+        return instance.id, Endpoint(f"https://{self.name}.example")
+
     def doubt(self, name: str) -> None:
         self.hints.append(name)
 
@@ -279,6 +282,13 @@ async def test_a_broken_connection_is_told_to_the_vendor_whose_it_was_and_a_doub
     both.suspect(instance_of("nobody"))
     both.doubt("wakegate-1")
     assert (pods.hints, vast.hints) == (["wakegate-1"], ["vast-1", "wakegate-1"])
+
+
+async def test_where_one_answers_its_own_vendor_knows(clock: Clock) -> None:
+    """Its leases are sent there."""
+    both = several(clock, FakeRenter("runpod-pod"), FakeRenter("vast"))
+    assert both.whereabouts(instance_of("vast")) == ("vast-1", Endpoint("https://vast.example"))
+    assert both.whereabouts(instance_of("nobody")) is None
 
 
 async def test_a_ledger_that_cannot_be_written_keeps_all_of_them_from_being_asked(clock: Clock) -> None:
