@@ -10,7 +10,9 @@ import pytest
 
 from gateway.providers.base import Bill, Endpoint, Gone, Instance, Intent, Loading, News, ProviderError, Ready
 from gateway.providers.probe import Sight
-from gateway.providers.vast.provider import VastProvider, months
+from gateway.providers.renting.vendor import Answer
+from gateway.providers.vast.api import Contract
+from gateway.providers.vast.provider import VastProvider, months, sleeps
 from tests.emulators.vast import VastCloud
 from tests.support.engines import ListJournal
 from tests.support.simulated import run, until
@@ -448,16 +450,64 @@ def test_a_status_alone_does_not_end_what_answers(status: str) -> None:
         await story.ready()
         handle = story.cloud.handle
 
-        async def lying(method: str, path: str, body: bytes | None, within: float) -> object:
+        async def lying(method: str, path: str, body: bytes | None, within: float) -> Answer:
             answer = handle(method, f"/api{path}", {"Authorization": "Bearer vast-key"}, body, story.clock())
             told_status = answer.body.replace(b'"actual_status": "running"', f'"actual_status": "{status}"'.encode())
-            return type(answer)(answer.status, answer.headers, told_status)
+            return Answer(answer.status, answer.headers, told_status)
 
-        story.provider._vast.line._transport = lying  # type: ignore[assignment]
+        story.provider._vast.line._transport = lying
         await asyncio.sleep(600)
         assert not any(isinstance(news, Gone) for news in story.heard)
 
     told(telling)()
+
+
+@told
+async def test_one_answer_alone_ends_nothing_that_has_served(story: Story) -> None:
+    await story.start()
+    await story.ready()
+    handle, lies = story.cloud.handle, list[bytes]()
+
+    async def lying(method: str, path: str, body: bytes | None, within: float) -> Answer:
+        answer = handle(method, f"/api{path}", {"Authorization": "Bearer vast-key"}, body, story.clock())
+        if not lies or method != "GET":
+            return answer
+        lie = lies.pop()
+        return Answer(200, {}, answer.body.replace(lie.partition(b": ")[0] + b': "running"', lie))
+
+    story.provider._vast.line._transport = lying
+    for lie in (b'"cur_state": "stopped"', b'"actual_status": "exited"', b'"cur_state": "unloaded"'):
+        lies.append(lie)
+        await asyncio.sleep(120)
+        assert not lies
+    assert not any(isinstance(news, Gone) for news in story.heard)
+    assert len(story.changes()) == 1
+
+
+@pytest.mark.parametrize(
+    ("actual", "current", "intended", "costs"),
+    [
+        ("exited", "stopped", "stopped", False),
+        ("stopped", "stopped", "stopped", False),
+        ("", "stopped", "stopped", False),
+        ("created", "stopped", "stopped", False),
+        ("offline", "stopped", "stopped", False),
+        ("exited", "", "stopped", False),
+        ("exited", "", "", False),
+        ("exited", "running", "stopped", True),
+        ("stopped", "running", "stopped", True),
+        ("offline", "running", "stopped", True),
+        ("", "running", "stopped", True),
+        ("running", "stopped", "stopped", True),
+        ("frozen", "stopped", "stopped", True),
+        ("exited", "stopped", "running", True),
+        ("", "", "stopped", True),
+        ("unknown", "", "stopped", True),
+        ("exited", "hibernating", "stopped", True),
+    ],
+)
+def test_only_what_is_surely_at_rest_costs_nothing(actual: str, current: str, intended: str, costs: bool) -> None:
+    assert sleeps(Contract("883", actual, intended, current, intended)) is not costs
 
 
 @told
