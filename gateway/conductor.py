@@ -389,6 +389,10 @@ class Conductor:
         """Somebody wants it up, without a request of their own."""
         self._tell(WakeRequested())
 
+    def take_over(self) -> None:
+        """Something runs already, and nobody here started it: begin with it. Should that fail, nobody wanted it."""
+        self._tell(WakeRequested(once=True))
+
     def sleep(self) -> bool:
         """Nobody wants it up any more: it is stopped now. False: somebody is here, and it is stopped when they have
         gone and it is idle."""

@@ -453,7 +453,7 @@ class Treasury:
         names = ("reread", "reconcile", "storage", "bills", "warn", *(("book",) if self.books.open else ()))
         due = [self._due[name] for name in names if name in self._due]
         ends = self._ends()
-        if ends is not None:
+        if ends is not None and (self._conductor is None or self._conductor.run != self._ended_run):
             due.append(now + max(0.0, (ends - self.at) / 1000))
         if self._unwritten_since is not None:
             due.append(max(now + 1.0, self._unwritten_since + self._tempo.unwritten_most))
@@ -552,8 +552,8 @@ class Treasury:
             if now - absence.last >= self._tempo.empty:
                 absence.looks, absence.last = absence.looks + 1, now
             needed = EMPTY_LOOKS if rented.instance else EMPTY_LOOKS_UNKNOWN
-            old = at - rented.began >= self._tempo.unknown * 1000
-            if absence.looks >= needed and (rented.instance or old):
+            old = at - rented.began >= self._tempo.unknown * 1000  # before that, the list may be from before it began
+            if absence.looks >= needed and old:
                 self._absences.pop(rented.name, None)
                 await self.end(rented.name, "the vendor does not know it as running")
 
@@ -579,7 +579,7 @@ class Treasury:
         if not running:
             return
         if conductor.state is State.STOPPED and self._closed is None:
-            conductor.wake()  # a start looks first, and takes over what it finds
+            conductor.take_over()  # a start looks first, and takes over what it finds
             return
         for instance in running:
             await self._provider.stop(instance, within=60.0)

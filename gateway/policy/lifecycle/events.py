@@ -31,7 +31,12 @@ class RequestLeft:
 
 @dataclass(frozen=True, slots=True)
 class WakeRequested:
-    """Somebody wants it up without a request of their own: WAKE_ON_START, the command line."""
+    """Somebody wants it up without a request of their own: WAKE_ON_START, the command line.
+
+    `once`: nobody does, but something runs already that is to be taken over. If that fails, nothing is started instead.
+    """
+
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class _Facts:
 
         self._here: dict[str, None] = {}
         """Everyone who waits or is in flight, by id; a dict, because it keeps the order they came in."""
-        self._wanted = False
+        self._wanted = self._once = False
         """Somebody wants it up without being here: WAKE_ON_START, the command line, an idle time of never."""
         self._warm_until: float | None = None
         """It is to be up until then, whether somebody comes or not."""
@@ -178,6 +178,7 @@ class _Facts:
         self._here.pop(event.request, None)
 
     def _want(self, event: WakeRequested) -> None:
+        self._once = event.once and (self._once or not self._wanted)
         self._wanted, self._dismissed = True, False
 
     def _keep_warm(self, event: WarmRequested) -> None:
@@ -305,7 +306,7 @@ class _Facts:
         if self._asked_for or not self._idle.runs:
             self._idle.start(self._now)
         self._order, self._ready_at, self._ever_ready = None, self._now, True
-        self._wanted = self.settings.idle_timeout is None
+        self._wanted, self._once = self.settings.idle_timeout is None, False
         self._tries.succeeded()
         self._orders.append(ReleaseWaiting())
 
@@ -314,7 +315,13 @@ class _Facts:
         self._idle.stop()
         self._tries.healthy()
 
+    def _try_no_more(self) -> None:
+        """What was to be taken over cannot be, and nobody wanted another."""
+        if self._once:
+            self._wanted, self._once = self.settings.idle_timeout is None, False
+
     def _fail(self, event: InstanceLost | InstanceBroken) -> None:
+        self._try_no_more()
         if self._ready_at is not None and self._now > self._ready_at + self.settings.quick_crash_window:
             self._tries.healthy()
         self._tries.failed(event.code, event.reason, lasting=event.lasting, now=self._now)
@@ -472,6 +479,7 @@ class _Facts:
     def _time_out(self, event: None) -> None:
         reason = NO_PROGRESS if self._no_progress_at <= self._too_long_at else TOO_LONG
         self._tries.failed("start_timeout", reason, lasting=False, now=self._now)
+        self._try_no_more()
         self._stop(event)
         self._refuse("start_timeout", reason)
 

@@ -44,6 +44,13 @@ def setting(**changed: Any) -> Callable[[LifecycleSettings], Lifecycle]:
     return lambda settings: Lifecycle(replace(settings, **changed))
 
 
+class WantsWhatItTakesOver(Lifecycle):
+    """A wish that is not kept for something that ran already is one like any other."""
+
+    def _try_no_more(self) -> None:
+        pass
+
+
 class OldNewsCounts(Lifecycle):
     def _is_news(self, event: Event) -> bool:
         return True
@@ -106,9 +113,10 @@ FAULTS: dict[str, tuple[Callable[[LifecycleSettings], Lifecycle], str]] = {
         "a-failed-start-is-tried-again",
     ),
     "a sleeper that is lost is a crash": (
-        rule(State.ASLEEP, InstanceLost, do=lambda facts, event: (facts._want(event), facts._lose(event))),
+        rule(State.ASLEEP, InstanceLost, do=lambda facts, event: (facts._want(WakeRequested()), facts._lose(event))),
         "lost-in-its-sleep",
     ),
+    "what was to be taken over is tried again": (WantsWhatItTakesOver, "taken-over-and-lost"),
     "old news counts": (OldNewsCounts, "late-news"),
     "a restart for nobody buys idle time": (
         rule(State.STARTING, BecameReady, do=serve_anew),
