@@ -18,7 +18,7 @@ IN_ALL = 300.0
 """Seconds after which it gives up; whoever types it again goes on from there."""
 STOP_WITHIN = 60.0
 """Seconds for one try to stop one instance."""
-LOOK_AGAIN = 10.0
+LOOK_AGAIN = 5.0
 """Seconds between two looks."""
 LOOKS = 2
 """In a row that find nothing."""
@@ -26,14 +26,14 @@ LOOKS = 2
 Say = Callable[[str], None]
 
 
-def end_rented(settings: "Settings", say: Say) -> bool:
+def end_rented(settings: "Settings", say: Say, *, look_again: float = LOOK_AGAIN) -> bool:
     """Whether nothing of ours runs any more, as far as the vendor knows."""
     from gateway.assembly import CannotStart, make_renter
 
     async def end() -> bool:
         renter = make_renter(settings)
         try:
-            return await end_all(renter, say)
+            return await end_all(renter, say, look_again=look_again)
         finally:
             await renter.close()
 

@@ -1,13 +1,21 @@
-"""`wakegate stop --all`, in simulated time: the vendor is believed, and nothing else."""
+"""`wakegate stop --all`: the vendor is believed, and nothing else. In simulated time, and once over real HTTP."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway.commands.ending import IN_ALL, LOOK_AGAIN, end_all
+from gateway.commands.ending import IN_ALL, LOOK_AGAIN, end_all, end_rented
+from gateway.config import Settings
 from gateway.providers.base import Bill, Endpoint, Instance, ProviderError
+from gateway.renting import prefix_of
+from gateway.surroundings import settings_here
+from tests.emulators.runpod import RunPodCloud, Served
+from tests.support.renting import PodHouse
 from tests.support.simulated import in_simulated_time
 
 
@@ -145,3 +153,77 @@ async def test_one_that_hangs_does_not_hold_up_another() -> None:
     done, said, _ = await end(vendor)
     assert not done and [each.id for each in vendor.there] == ["a"]
     assert "b (runpod-pod) has ended, says the vendor." in said
+
+
+# --- With what production asks: settings, our provider, RunPod's API over HTTP
+
+
+def rents(folder: Path, url: str, **more: str) -> Settings:
+    """The settings of somebody who has nothing else left: no ledger, no gateway."""
+    there = {
+        "PROVIDER": "runpod-pod",
+        "RUNPOD_API_KEY": "rp-key",
+        "RUNPOD_API_URL": url,
+        "UPSTREAM_API_KEY": "sk-pod-0123456789abcdef",
+        "API_KEY": "sk-test-0123456789abcdef",
+        "MONTHLY_BUDGET": "20",
+        "DATA_DIR": str(folder / "data"),
+        "WAKEGATE_ENV_FILE": str(folder / "none.env"),
+    }
+    (folder / "none.env").touch()
+    return settings_here(there | more)[0]
+
+
+def started(cloud: RunPodCloud, pod: str, **more: Any) -> None:
+    """A pod that runs, as if somebody had started it long ago."""
+    cloud.put_pod(pod, **more)
+    cloud.handle(
+        "POST",
+        f"/v2/pods/{pod}/action",
+        {"authorization": f"Bearer {cloud.key}", "content-type": "application/json"},
+        b'{"action": "start"}',
+        cloud.now,
+    )
+
+
+@in_simulated_time
+async def test_the_pod_that_the_settings_name_is_ended_and_nobody_elses() -> None:
+    house = PodHouse(pod="abc123")
+    for pod in ("abc123", "theirs"):
+        started(house.cloud, pod)
+    await asyncio.sleep(3600)
+    said: list[str] = []
+    assert await end_all(house.provider, said.append)
+    assert house.cloud.running() == ["theirs"]
+    assert said[0].startswith("abc123 (runpod-pod) runs, $0.39/h") and said[-1] == "All of it has ended."
+    await house.close()
+
+
+async def test_pods_that_were_created_are_found_by_their_names_where_all_else_is_lost(tmp_path: Path) -> None:
+    cloud = RunPodCloud(now=time.time() - 3600)
+    said: list[str] = []
+    async with Served(cloud, time.time) as served:
+        settings = rents(
+            tmp_path, served.url, RUNPOD_POD_SPEC='{"image": "x", "gpu": {"id": ["NVIDIA L4"], "count": 1}}'
+        )
+        started(cloud, "ours", name=f"{prefix_of(settings, 'default')}7")
+        started(cloud, "theirs", name="wakegate-1234-7")
+        assert await asyncio.to_thread(end_rented, settings, said.append, look_again=0.1)
+    assert cloud.running() == ["theirs"] and said[-1] == "All of it has ended."
+    assert not (tmp_path / "data").exists(), "it needs no ledger, and makes none"
+
+
+async def test_a_key_that_is_refused_is_said_and_counts_as_failed(tmp_path: Path) -> None:
+    cloud = RunPodCloud(now=time.time(), refuses_key=True)
+    said: list[str] = []
+    async with Served(cloud, time.time) as served:
+        settings = rents(tmp_path, served.url, RUNPOD_POD_ID="abc123")
+        assert not await asyncio.to_thread(end_rented, settings, said.append, look_again=0.1)
+    assert len(said) == 1 and "runpod-pod cannot be asked" in said[0]
+
+
+def test_what_cannot_be_rented_with_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = rents(tmp_path, "http://127.0.0.1:9/v2", RUNPOD_POD_SPEC=str(tmp_path / "nowhere.json"))
+    assert not end_rented(settings, said.append)
+    assert said[0].startswith("RUNPOD_POD_SPEC: ")
