@@ -11,9 +11,9 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import aiohttp
 import pytest
@@ -35,10 +35,14 @@ from gateway.providers.external.provider import ExternalProvider, Pace, endpoint
 from gateway.providers.local.commands import EngineSpec, Installed
 from gateway.providers.local.provider import LocalProvider
 from gateway.providers.probe import Sight, look
+from gateway.providers.renting.page import Page, Terms
 from gateway.providers.renting.rented import Look, Tempo
+from gateway.providers.renting.seat import Seat
+from gateway.providers.renting.shared import Shared
 from gateway.providers.renting.transport import HttpTransport
 from gateway.providers.runpod_pod.provider import RunPodPod, Spec, Wishes
 from gateway.providers.vast.provider import VastProvider
+from gateway.records.board.memory import MemoryBoard
 from tests.emulators.runpod import RunPodCloud
 from tests.emulators.runpod import Served as RunPodServed
 from tests.emulators.vast import VastCloud
@@ -58,6 +62,8 @@ class Case:
     price: int = 0
     stop_within: float = 0.0
     """Seconds that its end may take when a test is over; a vendor has to confirm it twice."""
+    before: type | None = None
+    """The class of the provider that it stands before, and is called as."""
 
 
 class Maker(Protocol):
@@ -193,20 +199,33 @@ async def runpod_pod(stack: AsyncExitStack, folder: Path) -> Case:
     )
 
 
+async def shared(stack: AsyncExitStack, folder: Path) -> Case:
+    """Pods that several gateways share, seen by the one that decides."""
+    alone = await runpod_pod(stack, folder)
+    seat = Seat(MemoryBoard(Page(handed_over=True).text()), me="this one", terms=Terms(look=0.05))
+    assert isinstance(alone.provider, RunPodPod)
+    return replace(alone, provider=Shared(lambda: cast(RunPodPod, alone.provider), seat), before=RunPodPod)
+
+
 CASES: dict[str, Maker] = {"local": local, "external": external, "vast": vast, "runpod-pod": runpod_pod}
+BEFORE_OTHERS: dict[str, Maker] = {"shared": shared}
+"""No names of PROVIDER: they stand before one of those, and look the same."""
 
 
 def test_every_provider_is_held_to_the_contract() -> None:
     assert set(CASES) == set(PROVIDERS)
 
 
-@pytest.fixture(params=sorted(CASES))
+@pytest.fixture(params=sorted(CASES | BEFORE_OTHERS))
 async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Case]:
     async with AsyncExitStack() as stack:
-        made = await CASES[request.param](stack, tmp_path)
+        made = await (CASES | BEFORE_OTHERS)[request.param](stack, tmp_path)
         yield made
-        for instance in await made.provider.list():
-            await made.provider.stop(instance, within=made.stop_within)
+        try:
+            for instance in await made.provider.list():
+                await made.provider.stop(instance, within=made.stop_within)
+        except ProviderError:
+            pass  # it was closed, and asks nobody any more
         await made.provider.close()
 
 
@@ -214,7 +233,7 @@ class TestContract:
     """What the conductor may rely on."""
 
     def test_its_name_is_the_one_in_the_catalogue(self, case: Case) -> None:
-        assert provider_class(case.provider.name) is type(case.provider)
+        assert provider_class(case.provider.name) is (case.before or type(case.provider))
 
     def test_it_has_every_method_of_the_contract(self, case: Case) -> None:
         for name, member in inspect.getmembers(Provider, inspect.isfunction):
