@@ -172,6 +172,8 @@ class Tempo:
 EMPTIES = 3
 LOST_LOOKS = 6
 """Looks in a row that found nobody, until an upstream that served is given up; and no sooner than `Tempo.silent`."""
+ALARM_AGAIN = 3600.0
+"""Seconds."""
 AGREED = 2
 """Looks in a row that must agree before anything counts as over."""
 
@@ -233,7 +235,9 @@ class RentedProvider:
         self._now = now
         self._profile = profile or Profile()
         self._tempo = tempo or Tempo()
-        self._alarm = alarm
+        self._tell_somebody = alarm
+        self._alarms: dict[tuple[str, str], float] = {}
+        """What somebody was told, and when: the same again only after an hour."""
         self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._rented: dict[str, Rented] = {}
@@ -536,6 +540,13 @@ class RentedProvider:
         except OSError as error:  # it stays reserved, which is too much and never too little
             log.error("%s cost nothing, which could not be written down: %s", name, error)
 
+    def _alarm(self, kind: str, text: str) -> None:
+        now = self._loop.time()
+        self._alarms = {one: at for one, at in self._alarms.items() if now - at < ALARM_AGAIN}
+        if (kind, text) not in self._alarms:
+            self._alarms[kind, text] = now
+            self._tell_somebody(kind, text)
+
     def _no_price(self) -> str:
         return f"{self._vendor.title} says no price for it; HOURLY_PRICE can."
 
@@ -552,9 +563,13 @@ class RentedProvider:
             "unprocessable": (f"{title} refuses what it was asked for; the log says more.", "start_failed", True),
             "limited": (f"{title} was asked too often; its pause is not over yet.", "start_failed", False),
         }.get(error.kind, (f"{title} does not answer as it should.", "start_failed", False))
-        if error.kind == "key":
-            self._alarm("provider_auth", reason)
+        self._watch_the_key(error)
         return ProviderError(reason, lasting=lasting, code=code, detail=str(error))
+
+    def _watch_the_key(self, error: VendorError) -> None:
+        """A refused key is somebody's business at once, above all while something runs that it should stop."""
+        if error.kind == "key":
+            self._alarm("provider_auth", f"{self._vendor.title} refuses the key of this gateway.")
 
     # --- Watching ---
 
@@ -604,6 +619,7 @@ class RentedProvider:
                 over = await self._is_over(rented, seen)
             except VendorError as error:
                 log.debug("%s cannot be looked at: %s", rented.id, error)
+                self._watch_the_key(error)
                 await self._pause(rented, self._pace(rented))
                 continue
             agreed = agreed + 1 if over else 0
@@ -782,6 +798,7 @@ class RentedProvider:
                 agreed = agreed + 1 if nothing and (old or (heard and not rented.in_doubt)) else 0
             except VendorError as error:
                 log.warning("the end of %s: %s", rented.id, error)
+                self._watch_the_key(error)
             if agreed < AGREED:
                 await asyncio.sleep(max(self._tempo.confirm, self._vendor.line.opens_in(Urgency.STOP)))
         await self._write_the_end(rented, f"{self._vendor.title} confirmed it")

@@ -104,6 +104,9 @@ class Manners:
     longest: float = 900.0
     longest_for_stops: float = 30.0
     """Money runs: a stop is tried again sooner than anything else."""
+    limited_for_stops: float = 60.0
+    """What a stop waits at most when the vendor was asked too often. The pause of a minute's quota is kept by it; that
+    of a day's would cost a day."""
 
 
 Judge = Callable[[str, Answer], VendorError | None]
@@ -155,9 +158,8 @@ class Line:
         self._failures = 0
         """In a row: answers that were refusals of the key, failures or "too often"."""
         self._trouble: VendorError | None = None
-        self._since = 0.0
-        self._opens_at = 0.0
-        """For all but stops, where the trouble is not the vendor's quota."""
+        self._since = self._opens_at = 0.0
+        """When the pause began, and when it is over for all but stops, which keep no long one."""
 
     def __repr__(self) -> str:
         if self._trouble is None:
@@ -172,10 +174,10 @@ class Line:
     def opens_in(self, urgency: Urgency) -> float:
         """Seconds until a call may be made; 0: at once."""
         opens = self._opens_at
-        trouble = self._trouble
-        said_when = trouble is not None and trouble.kind == "limited" and trouble.retry_after is not None
-        if urgency is Urgency.STOP and trouble is not None and not said_when:
-            opens = min(opens, self._since + self._manners.longest_for_stops)
+        if urgency is Urgency.STOP:
+            trouble, manners = self._trouble, self._manners
+            said_when = trouble is None or (trouble.kind == "limited" and trouble.retry_after is not None)
+            opens = min(opens, self._since + (manners.limited_for_stops if said_when else manners.longest_for_stops))
         if opens and self._failures:
             opens += self._manners.beat * urgency
         return max(0.0, opens - self._loop.time())
@@ -209,8 +211,8 @@ class Line:
             raise self._noted(op, VendorError("unreachable", error.reason, may_have_happened=maybe)) from error
         trouble = self._judge(op, answer)
         if trouble is None or trouble.kind not in PAUSES:
-            self._failures, self._trouble = 0, None
-            self._opens_at = self._loop.time() + self._spent(answer)
+            self._failures, self._trouble, self._since = 0, None, self._loop.time()
+            self._opens_at = self._since + self._spent(answer)
         if trouble is not None:
             raise self._noted(op, trouble)
         self._heard(op, "ok")

@@ -22,7 +22,7 @@ ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What may be an id: it becomes part of a path, and of a host's name."""
 CAPACITY = re.compile(
     r"no longer any (instances|machines)|not enough free (gpu|resource)|no (instances|machines|capacity|gpus?)\b.*avail"
-    r"|could not (find|be placed)|out of (stock|capacity)|insufficient capacity|no resources",
+    r"|could not be placed|out of (stock|capacity)|insufficient capacity|no resources",
     re.IGNORECASE,
 )
 """Capacity has no code of its own, only words: 400 means this, or a broken rule (schema, createPod)."""
@@ -107,14 +107,16 @@ def judge(op: str, answer: Answer) -> VendorError | None:
     """What an answer means, by its status and its words."""
     if 200 <= answer.status < 300:
         return judge_by_status(op, answer)
-    detail = f"{answer.status} {words(answer)}"
-    if answer.status != 429 and op in STARTS and CAPACITY.search(detail):
-        return VendorError("capacity", detail)
-    if answer.status in (400, 402) and BALANCE.search(detail):
+    status, detail = answer.status, f"{answer.status} {words(answer)}"
+    if status in (400, 402) and BALANCE.search(detail):
         return VendorError("balance", detail)
-    if answer.status in (400, 403, 409, 422, 423) and op not in STARTS and LOCKED.search(detail):
+    if status in (400, 403, 409, 422, 423) and LOCKED.search(detail):
         return VendorError("locked", detail)
-    if answer.status == 403 and op == "create":  # this pool is not for this account; the next candidate may be
+    if status != 429 and op in STARTS and CAPACITY.search(detail):
+        return VendorError("capacity", detail)
+    if status == 400 and op == "start":  # its body has one word, which is right: what is left is its host
+        return VendorError("capacity", detail)
+    if status == 403 and op == "create":  # this pool is not for this account; the next candidate may be
         return VendorError("unprocessable", detail)
     plain = judge_by_status(op, answer) or VendorError("failing")
     return VendorError(plain.kind, detail, retry_after=plain.retry_after, may_have_happened=plain.may_have_happened)
@@ -134,7 +136,7 @@ def quota_is_spent(answer: Answer) -> float:
     """Seconds until there is quota again, by the RateLimit header of any answer: `"minute";r=0;t=12, "hour";…`."""
     waits = [0.0]
     for member in answer.headers.get("ratelimit", "")[:400].split(","):
-        figures = dict(re.findall(r";\s*([rt])=(\d{1,6})", member))
+        figures = dict(re.findall(r";\s*([rt])=(\d{1,6})(?!\d)", member))
         if figures.get("r") == "0" and "t" in figures:
             waits.append(float(figures["t"]))
     return max(waits)

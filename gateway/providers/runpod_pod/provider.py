@@ -122,6 +122,9 @@ class Wishes:
     """Micro-dollars for a GB and month."""
     models: tuple[str, ...] = ()
     concurrency: int | None = None
+    gpus_after: float = 0.0
+    """Seconds that a container runs until an empty list of GPUs is believed. Unverified: whether RunPod may say so for
+    a moment of a pod that has some."""
     public_only: bool = True
     """Whether an address that RunPod gives must be a public one: a key is sent there."""
 
@@ -216,7 +219,7 @@ class Pods:
 
     def _running(self, pod: Pod) -> tuple[Phase, str, str, Endpoint | None]:
         runtime = pod.runtime
-        if runtime is not None and runtime.gpus == 0 and pod.gpu:
+        if runtime is not None and runtime.gpus == 0 and pod.gpu and (runtime.uptime or 0.0) >= self._wishes.gpus_after:
             return Phase.USELESS, "", ZERO_GPUS, None
         if runtime is None or not runtime.says_something:
             # Some stay so for ever, and are billed (comfyui-mcp#2022): no progress, so START_TIMEOUT ends it.

@@ -158,6 +158,19 @@ async def test_a_stop_is_tried_each_half_minute_though_the_key_is_refused() -> N
 
 
 @in_simulated_time
+async def test_a_stop_keeps_the_pause_of_a_minute_and_not_that_of_a_day() -> None:
+    calls = Calls(lambda path: Answer(429, {"retry-after": "45000"}, b""))
+    line = Line(calls)
+    await refused(line)
+    assert line.opens_in(Urgency.LOOK) > 40_000
+    assert line.opens_in(Urgency.STOP) == pytest.approx(60)
+    calls.answer = lambda path: Answer(429, {"retry-after": "42"}, b"")
+    await asyncio.sleep(60)
+    await refused(line, urgency=Urgency.STOP)
+    assert line.opens_in(Urgency.STOP) == pytest.approx(60)  # the day's is still the longer one
+
+
+@in_simulated_time
 async def test_one_good_answer_ends_all_pauses() -> None:
     calls = Calls(lambda path: Answer(500, {}, b""))
     line = Line(calls)
