@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 NOT_OPEN = "What was rented before is not known yet, so nothing is started; the gateway's log says why."
 UNWRITTEN = "What is rented cannot be written down any more; the gateway's log says why."
 RAN_LONG = "What is rented has run for MAX_RUNTIME and was stopped; ask again, and it is started again."
+NOT_OVER = "What was rented before is not known to have ended, so nothing is started beside it."
 CANNOT_WRITE = "the ledger cannot be written"
 BEGINS = "the ledger begins"
 DOWN = (State.STOPPED, State.FAILED)
@@ -258,6 +259,11 @@ class Treasury:
             self._aliases[rental.name] = known.name
             await self.know(known.name, rental.instance, rental.price, rental.why)
             return
+        if self.books.open and rental.runs_since is None:
+            # A vendor's list may be a minute old: what it does not name may run. The looks of `_reconcile` settle that.
+            self._due["reconcile"] = min(self._due.get("reconcile", 0.0), self._loop.time())
+            self._hurry()
+            raise ProviderError(NOT_OVER, detail=f"{self.books.open[0].name} is open")
         refused: list[Spent | budget.Unpriced] = []
 
         def decide(books: Books, at: int) -> Entry | None:
@@ -452,8 +458,8 @@ class Treasury:
             return self._due.get("rebuild", now)
         names = ("reread", "reconcile", "storage", "bills", "warn", *(("book",) if self.books.open else ()))
         due = [self._due[name] for name in names if name in self._due]
-        ends = self._ends()
-        if ends is not None and (self._conductor is None or self._conductor.run != self._ended_run):
+        ends, conductor = self._ends(), self._conductor
+        if ends is not None and conductor is not None and conductor.state not in DOWN and conductor.run != self._ended_run:
             due.append(now + max(0.0, (ends - self.at) / 1000))
         if self._unwritten_since is not None:
             due.append(max(now + 1.0, self._unwritten_since + self._tempo.unwritten_most))
@@ -583,6 +589,9 @@ class Treasury:
             return
         for instance in running:
             await self._provider.stop(instance, within=60.0)
+            for rented in self.books.open:
+                if instance.id == rented.instance or instance.name == rented.name:
+                    await self.end(rented.name, "nobody had started it here, and it was stopped")
 
     # -- money -----------------------------------------------------------------------------------
 

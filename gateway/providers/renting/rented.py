@@ -392,14 +392,24 @@ class RentedProvider:
         running = []
         for listed in await self._vendor.all(Urgency.START):
             if listed.phase.costs:
-                seen = await self._vendor.seen(listed.id, Urgency.START)
-                if seen is not None and seen.phase.costs:
+                seen = await self._still_running(listed)
+                if seen is not None:
                     running.append(seen)
             elif listed.name and listed.phase is Phase.ASLEEP:
                 self._sweep(
                     listed, journal
                 )  # created by us, stopped by somebody: its disk costs, and nobody will resume it
         return running
+
+    async def _still_running(self, listed: Seen) -> Seen | None:
+        """The list says that it costs. That it does not any more has to be said twice."""
+        for look in range(AGREED):
+            if look:
+                await asyncio.sleep(self._tempo.confirm)
+            seen = await self._vendor.seen(listed.id, Urgency.START)
+            if seen is not None and seen.phase.costs:
+                return seen
+        return None
 
     def _sweep(self, seen: Seen, journal: Journal) -> None:
         """End something of ours that nobody uses, and let nobody wait for it."""
