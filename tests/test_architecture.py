@@ -45,7 +45,7 @@ TABLES_OF_THE_WORLD = {("gateway.providers.local.ends.endings", "os"): "os.strer
 
 READS_THE_ENVIRONMENT = {
     "gateway.process": "hands the environment to the settings and to the boot's own names, and checks aiohttp's switch",
-    "gateway.assembly": "hands it to the search for models, which goes by the Hub's own variables",
+    "gateway.assembly": "hands it on: to the search for models (the Hub's own variables), to what a rented machine knows",
     "gateway.cli": "hands it to the settings and on to start.sh",
     "gateway.commands.report": "hands it to the settings, and takes what sounds secret in it out of the report",
     "gateway.commands.doctor": "hands it to the settings",
@@ -163,7 +163,7 @@ def test_the_health_port_stands_on_the_standard_library_alone(path: Path) -> Non
 
 
 SHARED = ("renting", "own_machine")
-"""What those who rent have in common, and knows none of them; and the machine seen from inside, which is no provider."""
+"""What those who rent have in common, and knows none of them; and the machine seen from inside, no provider."""
 VENDORS = [
     path
     for path in sorted((ROOT / "gateway" / "providers").iterdir())

@@ -24,7 +24,7 @@ from typing import Final
 ENVIRONMENT: Final = "WAKEGATE_TLS_PAIR"
 """What a pair is handed over in: base64 of its PEM. No setting, since nobody should have to write one."""
 WITHIN: Final = 30.0
-"""Seconds for openssl to make a pair: it takes 20 ms."""
+"""Seconds for openssl to make a pair: it takes some milliseconds."""
 _CONFIG: Final = """\
 [req]
 distinguished_name = name
@@ -74,8 +74,8 @@ class Pair:
 
 
 def make() -> Pair:
-    """A new one, good for twenty years: it is known by its fingerprint, and a rented machine lives for hours. Takes
-    20 ms, in a process of its own. Raises NoCertificate."""
+    """A new one, good for twenty years: it is known by its fingerprint, and a rented machine lives for hours. A
+    process of some milliseconds. Raises NoCertificate."""
     program = shutil.which("openssl")
     if program is None:
         raise NoCertificate(
