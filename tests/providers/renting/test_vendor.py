@@ -220,8 +220,8 @@ async def test_each_call_is_counted_with_how_it_ended() -> None:
 @in_simulated_time
 async def test_a_stop_waits_as_long_as_the_vendor_said_and_no_longer_than_half_a_minute_where_it_said_nothing() -> None:
     """Vast says "too often" and never for how long: pauses of ours that grow would let the money run."""
-    silent, clear = Answer(429, {}, b"too often"), Answer(429, {"retry-after": "120"}, b"too often")
-    for calls, waits in ((Calls(lambda path: silent), 30.0), (Calls(lambda path: clear), 120.0)):
+    silent, clear = Answer(429, {}, b"too often"), Answer(429, {"retry-after": "50"}, b"too often")
+    for calls, waits in ((Calls(lambda path: silent), 30.0), (Calls(lambda path: clear), 50.0)):
         line = Line(calls)
         for _ in range(8):
             await refused(line, patience=10_000.0)
