@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh bench/*/*.sh)
 
-.PHONY: run test check format fuzz test-llama-server test-vllm image-test test-browser test-large test-sdks bench bench-quick bench-features bench-peers
+.PHONY: run test check format fuzz test-llama-server test-vllm image-test test-browser test-large test-ledger test-sdks bench bench-quick bench-features bench-peers
 
 run:
 	@./start.sh
@@ -47,6 +47,10 @@ test-browser:
 # A gigabyte through a whole worker, each way, for callers and engines who stop reading: what its memory does meanwhile.
 test-large: $(PY)
 	@./test.sh -m large -s tests/e2e/test_large.py
+
+# The ledger after a crash or an error of each system call that can be the last one, on its two kinds of volumes.
+test-ledger: $(PY)
+	@./test.sh -m "crashes or not crashes" tests/records/ledger/test_sqlite.py
 
 # What callers hear while the model wakes, of libraries too. Installs LangChain and LiteLLM outside the tree, 420 MB.
 test-sdks: $(PY)

@@ -23,7 +23,7 @@ from gateway.policy.budget import Standing, Terms
 from gateway.providers.base import Endpoint, Profile, Renter
 from gateway.providers.renting.several import Several
 from gateway.records.ledger.base import Ledger
-from gateway.records.ledger.sqlite import SqliteLedger
+from gateway.records.ledger.sqlite import SqliteLedger, path_of
 from gateway.surroundings import Surroundings
 from gateway.treasury import Clocks, Treasury
 
@@ -236,11 +236,11 @@ def ledger_opener(settings: Settings, around: Surroundings) -> Callable[[], Awai
             return RedisLedger(url)
 
         return open_redis
-    folder = settings.data_dir if not url else Path(urlsplit(url).path).parent
-    network = around.on_network(folder)
+    path = path_of(url, settings.data_dir)
+    network = around.on_network(path.parent)
 
     async def open_file() -> Ledger:
-        return SqliteLedger(folder, network=network)
+        return SqliteLedger(path, network=network)
 
     return open_file
 

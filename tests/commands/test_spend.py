@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from gateway.cli import app
 from gateway.commands.spend import chart
 from gateway.policy.books import HOUR, Entry, day_of, month_of
-from gateway.records.ledger.sqlite import SqliteLedger
+from gateway.records.ledger.sqlite import SqliteLedger, usual_path
 
 NOW = int(time.time() * 1000)
 MONTH = month_of(NOW)
@@ -37,7 +37,7 @@ def write(folder, *entries: Entry) -> None:
     (folder / "data").mkdir(exist_ok=True)
 
     async def all_of_them() -> None:
-        ledger = SqliteLedger(folder / "data")
+        ledger = SqliteLedger(usual_path(folder / "data"))
         for seq, entry in enumerate(entries):
             assert await ledger.append(entry, seq)
         await ledger.close()
@@ -127,14 +127,36 @@ def test_what_makes_no_sense_is_exit_code_2(typed, two_hours, words):
 
 def test_a_ledger_that_cannot_be_read_is_exit_code_1(typed, tmp_path):
     (tmp_path / "data" / "state").mkdir(parents=True)
-    (tmp_path / "data" / "state" / "ledger.sqlite").write_bytes(b"no database at all, but long enough to be one" * 9)
+    (tmp_path / "data" / "state" / "wakegate.sqlite").write_bytes(b"no database at all, but long enough to be one" * 9)
     done = typed()
+    assert done.exit_code == 1 and done.stderr.startswith("the ledger cannot be read: ")
+
+
+def test_a_ledger_elsewhere_is_read_there(typed, tmp_path):
+    write(tmp_path, Entry("said", NOW, why="a remark"))
+    url = f"sqlite://{usual_path(tmp_path / 'data')}"
+    assert "a remark" in typed("--why", DATA_DIR=str(tmp_path / "other"), STATE_URL=url).stdout
+
+
+def test_a_ledger_that_several_share_is_read_in_their_redis(typed, tmp_path):
+    async def one_line(url: str) -> None:
+        ledger = RedisLedger(url)
+        assert await ledger.append(Entry("said", NOW, why="a shared remark"), 0)
+        await ledger.close()
+
+    port = free_port()
+    with RedisServer(tmp_path, "--port", str(port)):
+        url = f"redis://127.0.0.1:{port}/0"
+        assert typed(STATE_URL=url).stdout.startswith("Nothing was rented yet")
+        asyncio.run(one_line(url))
+        assert "a shared remark" in typed("--why", STATE_URL=url).stdout
+    done = typed("--why", STATE_URL=url)
     assert done.exit_code == 1 and done.stderr.startswith("the ledger cannot be read: ")
 
 
 def test_reading_does_not_need_the_gateway_to_be_gone_and_changes_nothing(typed, tmp_path):
     async def story() -> None:
-        ledger = SqliteLedger(tmp_path / "data")
+        ledger = SqliteLedger(usual_path(tmp_path / "data"))
         assert await ledger.append(Entry("said", NOW, why="a remark"), 0)
         done = await asyncio.to_thread(typed, "--why")
         assert done.exit_code == 0 and "a remark" in done.stdout

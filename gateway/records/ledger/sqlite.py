@@ -1,11 +1,11 @@
-"""A ledger in a SQLite file, `DATA_DIR/state/ledger.sqlite`: for one gateway on one machine, sure of every line it has.
+"""A ledger in a SQLite file, usually `DATA_DIR/state/wakegate.sqlite`: one gateway's, and sure of every line it has.
 
-SQLite's own promises hold for what it was told is safe (`synchronous=FULL`). Around them stands what it does not look
-after:
+SQLite's own promises hold for what it was told is safe (`synchronous=EXTRA`: FULL, and where a journal is rolled back
+its name is synced away, too, without which a line could come undone). Around them stands what it does not look after:
 
 - One gateway has it: a lock beside it, held as long as this process lives (and not on a volume without locks).
 - Each line is proved by the one before, so that a flipped bit, a line that is gone or was changed is found: SQLite has
-  no checksum for what lies in the file. A damaged ledger is copied to `ledger.sqlite.damaged` and left as it is.
+  no checksum for what lies in the file. A damaged ledger is copied to `wakegate.sqlite.damaged` and left as it is.
 - The file is still the one that was opened: on a volume that was unmounted or replaced, writes would go on into what
   nobody finds again.
 - A disk that reported an error once may have dropped what it was given, and say nothing the next time. So after any
@@ -30,6 +30,7 @@ from concurrent.futures import Future
 from dataclasses import fields
 from pathlib import Path
 from typing import Final, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from gateway.policy.books import BadEntry, Entry
 from gateway.records.boot_log import Courier
@@ -40,9 +41,6 @@ WITHIN: Final = 5.0
 """Seconds that a call may take. A slow disk syncs in a tenth of one."""
 BUSY: Final = 2.0
 """Seconds that SQLite waits for somebody who is reading."""
-FOLDER: Final = "state"
-NAME: Final = "ledger.sqlite"
-LOCK: Final = "ledger.lock"
 VERSION: Final = 1
 OURS: Final = 0x5747_4C31
 """In the file's header (`application_id`): `WGL1`."""
@@ -73,15 +71,26 @@ T = TypeVar("T")
 Run = Callable[[Callable[[], None]], None]
 
 
+def usual_path(data_dir: Path) -> Path:
+    """Where it is when nobody says otherwise."""
+    return data_dir / "state" / "wakegate.sqlite"
+
+
+def path_of(state_url: str | None, data_dir: Path) -> Path:
+    """Where it is by STATE_URL: `sqlite:///path`, or nothing."""
+    return Path(unquote(urlsplit(state_url).path)).resolve() if state_url else usual_path(data_dir)
+
+
 class SqliteLedger:
     """`file` does the work; this one waits for it, for so long."""
 
-    def __init__(
-        self, data_dir: Path, *, network: bool = False, within: float = WITHIN, run: Run | None = None
-    ) -> None:
-        """`network`: the volume is one that others mount too; no memory can be shared over it, so that SQLite keeps a
-        journal that is rolled back instead of a log. `run`: what does the jobs; a thread."""
-        self._file = LedgerFile(data_dir, network=network)
+    def __init__(self, path: Path, *, network: bool = False, within: float = WITHIN, run: Run | None = None) -> None:
+        """The file and its folder are made where they are not there.
+
+        `network`: the volume is one that others mount too; no memory can be shared over it, so that SQLite keeps a
+        journal that is rolled back instead of a log. `run`: what does the jobs; a thread.
+        """
+        self._file = LedgerFile(path, network=network)
         self._within = within
         self._run: Run = run or Courier("ledger")
 
@@ -119,15 +128,16 @@ class SqliteLedger:
 class LedgerFile:
     """The file. Every method blocks, may take as long as the disk likes, and raises LedgerError."""
 
-    def __init__(self, data_dir: Path, *, network: bool = False) -> None:
-        self.path = data_dir / FOLDER / NAME
-        self._volume = Volume(data_dir, FOLDER)
+    def __init__(self, path: Path, *, network: bool = False) -> None:
+        self.path = path
+        self._volume = Volume(path.parent.parent, path.parent.name)
         self._network = network
         self._lock: int | None = None
         self._db: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._known = 0
         """How many lines are in it, as far as this process knows. There are never fewer."""
+        self._is_rewritten = False
 
     def __repr__(self) -> str:
         return f"<LedgerFile {self.path}, {self._known} lines, {'open' if self._db else 'not open'}>"
@@ -140,6 +150,8 @@ class LedgerFile:
 
     def append(self, entry: Entry, seq: int) -> bool:
         with self._translated() as db:
+            if not self._is_rewritten:
+                self._rewrite(db)
             db.execute("BEGIN IMMEDIATE")
             count, proof = _last(db)
             if count != seq:
@@ -164,14 +176,14 @@ class LedgerFile:
         try:
             yield self._opened()
         except LedgerDamaged:
-            self._shut()
             self._keep_a_copy()
+            self._shut()
             raise
         except sqlite3.Error as error:
-            self._shut()
             raised = _translate(error)
             if isinstance(raised, LedgerDamaged):
                 self._keep_a_copy()
+            self._shut()
             raise raised from error
         except BadEntry as error:
             self._shut()
@@ -198,7 +210,9 @@ class LedgerFile:
         """The lock, for as long as this process lives."""
         if self._lock is not None:
             return
-        fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        fd = os.open(
+            f"{self.path.name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+        )
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -213,20 +227,29 @@ class LedgerFile:
         """See that the file is there. While SQLite has it, nobody here may close a handle of it: its locks would go."""
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(NAME, flags, dir_fd=folder)
+            fd = os.open(self.path.name, flags, dir_fd=folder)
         except FileNotFoundError:
             if self._known:
                 raise LedgerDamaged(errno.ENOENT, "the file is gone, and with it every line") from None
-            fd = os.open(NAME, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
-            os.fsync(folder)
+            fd = os.open(self.path.name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+            self._sync(folder)
         found = os.fstat(fd)
         os.close(fd)
         if not stat.S_ISREG(found.st_mode):
             raise LedgerDamaged(errno.EINVAL, "it is not a plain file")
         self._identity = (found.st_dev, found.st_ino)
 
+    def _sync(self, folder: int) -> None:
+        """The names that lead to the file, which may all be new."""
+        os.fsync(folder)
+        above = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
+
     def _prepare(self, db: sqlite3.Connection) -> None:
-        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA synchronous = EXTRA")
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -247,11 +270,16 @@ class LedgerFile:
         (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise LedgerDamaged(errno.EILSEQ, f"SQLite says of it: {verdict:.200}")
-        if not self._network:
-            (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:
-                raise LedgerError(errno.EBUSY, "somebody is reading it")
         self._know(len(_proved(db)))
+        self._is_rewritten = self._network
+
+    def _rewrite(self, db: sqlite3.Connection) -> None:
+        """What is in the log goes to the file, and the log begins anew, before the first line that we add: what an
+        earlier sync may have lost without a word is written once more."""
+        (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise LedgerError(errno.EBUSY, "somebody is reading it")
+        self._is_rewritten = True
 
     def _know(self, count: int) -> None:
         if count < self._known:
@@ -283,12 +311,11 @@ class LedgerFile:
                 pass  # the volume is full or read-only; the file itself stays as it is
 
 
-def look(data_dir: Path) -> list[Entry] | None:
+def look(path: Path) -> list[Entry] | None:
     """What a ledger says that somebody else may have, for `wakegate spend`; nothing is changed. None: there is none.
 
     Blocks. Raises LedgerError.
     """
-    path = data_dir / FOLDER / NAME
     if not path.exists():
         return None
     try:
