@@ -45,7 +45,7 @@ TABLES_OF_THE_WORLD = {("gateway.providers.local.ends.endings", "os"): "os.strer
 
 READS_THE_ENVIRONMENT = {
     "gateway.process": "hands the environment to the settings and to the boot's own names, and checks aiohttp's switch",
-    "gateway.assembly": "hands it on: to the search for models (the Hub's own variables), to what a rented machine knows",
+    "gateway.assembly": "hands it to the search for models (the Hub's own variables), and to a rented machine's",
     "gateway.cli": "hands it to the settings and on to start.sh",
     "gateway.commands.report": "hands it to the settings, and takes what sounds secret in it out of the report",
     "gateway.commands.doctor": "hands it to the settings",

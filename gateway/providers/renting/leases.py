@@ -96,6 +96,7 @@ class Lessor:
         self._wall = wall
         self.ends_in = ends_in
         self.on_told = on_told
+        self._length = LENGTH
         self._counter = 0
         self._last: dict[str, Told] = {}
         """By instance; the last few."""
@@ -120,24 +121,25 @@ class Lessor:
             await asyncio.sleep(EVERY if arrived else SOON if is_worker else SELDOM)
 
     async def leave(self, where: Where) -> None:
-        """One last long lease, for as long as a successor may take to come."""
+        """A long lease, for as long as a successor may take to come; those that `keep` may still send are as long."""
+        self._length = LEAVE_LENGTH
         found = where()
         if found is not None:
-            await self.send(*found, length=LEAVE_LENGTH)
+            await self.send(*found)
 
-    async def send(self, instance: str, endpoint: Endpoint, *, length: int = LENGTH) -> Told | None:
+    async def send(self, instance: str, endpoint: Endpoint) -> Told | None:
         """One lease, and once more where the worker has seen a later one: our clock was put back. None: it has no
         time left, or there is no key to sign with, so that nothing was sent."""
-        told = await self._send_once(instance, endpoint, length)
+        told = await self._send_once(instance, endpoint)
         if told is not None and told.report is not None and told.report.refused.startswith("old"):
             self._counter = max(self._counter, told.report.counter)
-            told = await self._send_once(instance, endpoint, length)
+            told = await self._send_once(instance, endpoint)
         if told is not None:
             self._note(told)
         return told
 
-    async def _send_once(self, instance: str, endpoint: Endpoint, length: int) -> Told | None:
-        ends_in, wall = self.ends_in(instance), self._wall()
+    async def _send_once(self, instance: str, endpoint: Endpoint) -> Told | None:
+        ends_in, wall, length = self.ends_in(instance), self._wall(), self._length
         if ends_in is not None:
             length = min(length, int(ends_in - WITHIN))  # it may be under way for so long
         if length <= 0 or not endpoint.key:

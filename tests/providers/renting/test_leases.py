@@ -175,6 +175,16 @@ async def test_whoever_leaves_it_to_a_successor_sends_a_long_one_that_ends_with_
     assert [lease.seconds for _, lease in worker.leases] == [900, 490]
 
 
+@in_simulated_time
+async def test_after_the_long_one_no_short_one_follows_while_it_drains() -> None:
+    """The newest counts."""
+    async with Worker().kept() as worker:
+        await asyncio.sleep(EVERY / 2)
+        await worker.lessor.leave(lambda: ("pod1", HERE))
+        await asyncio.sleep(EVERY)
+        assert [lease.seconds for _, lease in worker.leases] == [300, 900, 900]
+
+
 async def test_over_http_it_sends_a_signature_and_no_key() -> None:
     heard: list[bytes] = []
 
