@@ -4,6 +4,7 @@ It reads what the gateway wrote, whether one runs or not, and changes nothing. W
 policy/account.py; here they are laid out.
 """
 
+import asyncio
 import csv
 import io
 import json as json_format
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.policy.account import Account
     from gateway.policy.books import Books
-    from gateway.policy.budget import Terms
 
 By = Literal["day", "model", "key"]
 FULL, PARTS = "█", " ▏▎▍▌▋▊▉"
@@ -83,6 +83,7 @@ def _account(settings: "Settings", month: str) -> "Account | None":
     """Raises OSError, BadEntry. None: there is no ledger."""
     from gateway.policy.account import account
     from gateway.policy.books import month_of
+    from gateway.renting import terms_of
 
     books = read_books(settings)
     if books is None:
@@ -94,21 +95,11 @@ def _account(settings: "Settings", month: str) -> "Account | None":
 def read_books(settings: "Settings") -> "Books | None":
     """What the ledger says. None: there is none yet. Raises OSError, BadEntry."""
     from gateway.policy.account import fold
-    from gateway.records.ledger.sqlite import look
+    from gateway.records.ledger.looking import look
 
-    entries = look(settings.data_dir)
+    url = settings.state_url
+    entries = asyncio.run(look(url, settings.data_dir))
     return None if entries is None else fold(entries)
-
-
-def terms_of(settings: "Settings") -> "Terms":
-    from gateway.policy.budget import Terms
-
-    budget = settings.monthly_budget
-    return Terms(
-        None if budget == "unlimited" else budget,
-        grace=round(settings.budget_grace * 1000),
-        start_max=round(settings.start_max * 1000),
-    )
 
 
 def _keys(settings: "Settings", month: str) -> Mapping[str, int] | None:

@@ -21,7 +21,7 @@ import aiohttp
 
 from gateway.policy.account import fold
 from gateway.policy.books import Books, dollars
-from gateway.records.ledger.sqlite import look
+from gateway.records.ledger.looking import look
 from gateway.rehearsal.children import END_WITHIN, Child, bare, free_port
 from gateway.rehearsal.stage import Stage, body_of, pods_settings, unix
 from gateway.rehearsal.vendor import POD, Vendor
@@ -223,13 +223,9 @@ async def _state(caller: Caller, wanted: str, child: Child) -> str:
         await asyncio.sleep(0.2)
 
 
-async def read_books(data_dir: Path) -> Books:
+async def read_books(data_dir: Path, state_url: str | None = None) -> Books:
     """Empty ones where there is no ledger. Raises OSError."""
-
-    def read() -> Books:
-        return fold(look(data_dir) or ())
-
-    return await asyncio.to_thread(read)
+    return fold(await look(state_url, data_dir) or ())
 
 
 async def _end(tell: Told, stage: Stage, data_dir: Path) -> None:

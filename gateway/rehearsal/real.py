@@ -211,7 +211,7 @@ def _nobody_else() -> ssl.SSLContext:
 
 async def _books(settings: Settings) -> Books:
     try:
-        return await read_books(settings.data_dir)
+        return await read_books(settings.data_dir, settings.state_url)
     except OSError as error:
         raise Failed(f"the ledger cannot be read: {error.strerror or error}") from error
 
