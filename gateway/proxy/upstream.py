@@ -523,6 +523,8 @@ class Upstream:
                 raise refuse("backend_timeout", "The vendor's proxy ended a silence of 100 s.")
             raise refuse("backend_unavailable", "The vendor's proxy says that nothing answers behind it.")
         said = await self._what_it_says(connection, head)
+        if head.status == 503 and (code := _CODE_OF_A_WAKEGATE.search(said)) is not None:
+            raise Unreached(f"the WakeGate behind it says {code[1].decode()}")
         answer = error_from_engine(head.status, head.get("content-type") or "", said)
         if reply.is_open:
             headers = _but_its_type(answer_headers(head.headers))
@@ -538,6 +540,8 @@ class Upstream:
         return connection.release()[:ERROR_BODY_MAX] if _is_plain(head) else b""
 
 
+_CODE_OF_A_WAKEGATE: Final = re.compile(rb'"code":"(loading|draining|queue_timeout)"')
+"""Of a refusal of ours (errors.py), as we write it: nothing of the request went to the engine behind it."""
 PAGES: Final = frozenset({404, 502, 503, 504, 524})
 """What a vendor's proxy answers with itself, in HTML, where nothing is behind it (Cloudflare's and RunPod's)."""
 

@@ -12,8 +12,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from gateway.providers.base import (
     Bill,
@@ -33,7 +32,11 @@ from gateway.providers.feed import Feed
 from gateway.providers.renting.prices import Price
 from gateway.providers.renting.readiness import Look as Look
 from gateway.providers.renting.readiness import Serves, is_there, readiness
-from gateway.providers.renting.vendor import Line, Urgency, VendorError
+from gateway.providers.renting.vendor import Urgency, VendorError
+from gateway.providers.renting.verbs import Offer as Offer
+from gateway.providers.renting.verbs import Phase as Phase
+from gateway.providers.renting.verbs import Seen as Seen
+from gateway.providers.renting.verbs import Vendor as Vendor
 
 log = logging.getLogger(__name__)
 
@@ -50,95 +53,6 @@ NOT_STARTED = "The vendor did not start it."
 SILENT = "What runs in the rented machine does not answer any more."
 NOT_WRITTEN = "What is rented could not be written down."
 UNCONFIRMED = "The vendor has not confirmed the stop yet; it is asked on."
-
-
-class Phase(Enum):
-    """What an instance is to us, whatever its vendor calls it."""
-
-    ASLEEP = "asleep"
-    """It exists, and costs nothing for running."""
-    BOOTING = "booting"
-    """It costs, or may: also whatever the vendor says that we do not know."""
-    UP = "up"
-    USELESS = "useless"
-    """It costs, and will never serve: `Seen.trouble` says why."""
-    OVER = "over"
-    """It is gone for good."""
-
-    @property
-    def costs(self) -> bool:
-        return self not in (Phase.ASLEEP, Phase.OVER)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a vendor says of one instance, in our words."""
-
-    id: str
-    phase: Phase
-    name: str = ""
-    """What we called it, where we created it; else empty."""
-    price: Price | None = None
-    """Of its running, by all figures that there are."""
-    endpoint: Endpoint | None = None
-    """Where it answers by now. None: nowhere yet."""
-    detail: str = ""
-    """Short, ours, fit for a caller: "waiting for a machine"."""
-    status: str = ""
-    """The vendor's own word, for the log."""
-    trouble: str = ""
-    """A closed sentence for callers, where it is useless."""
-    code: str = "start_failed"
-    lasting: bool = False
-    taken: bool = False
-    """Should it not serve any more, then because the vendor took it away."""
-    up_for: float | None = None
-    """Seconds since its container began. One from before our start is what was, not what is."""
-    started_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """One thing that a start may try."""
-
-    label: str
-    """For the log: "NVIDIA L4 in EU-RO-1"."""
-    price: Price | None
-    instance: str = ""
-    """The vendor's id, where it exists already. Empty: taking the offer creates one."""
-    body: Any = field(default=None, repr=False)
-    """The vendor's own."""
-
-
-class Vendor(Protocol):
-    """A vendor's verbs. All raise VendorError, and are asked through one Line that keeps the pauses."""
-
-    name: str
-    """As in PROVIDER."""
-    title: str
-    """As people write it."""
-    line: Line
-
-    async def seen(self, instance: str, urgency: Urgency) -> Seen | None:
-        """None: the vendor says that there is no such instance."""
-
-    async def all(self, urgency: Urgency) -> Sequence[Seen]:
-        """Everything of ours, running or not: by its id, or by our names' prefix."""
-
-    async def offers(self) -> Sequence[Offer]:
-        """What a start tries, in order."""
-
-    async def take(self, offer: Offer, name: str) -> Seen:
-        """Start it, or create one called `name`."""
-
-    async def end(self, instance: str, tries: int) -> None:
-        """Ask for its end, for the `tries`-th time. What was there before us is stopped, never deleted."""
-
-    async def bills(self, begins: float, ends: float) -> Sequence[Bill] | None: ...
-
-    async def storage(self) -> int | None: ...
-
-    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +112,8 @@ class Rented:
     endpoint: Endpoint | None = None
     served: Endpoint | None = None
     """The endpoint that Ready was told of."""
+    dark: bool = False
+    """It served, and does not answer now: what the vendor says of its end is not from before its start."""
     suspected: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     moved: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     taken: bool = False
@@ -347,6 +263,7 @@ class RentedProvider:
         rented = self._rented.get(key_of(instance))
         if rented is not None:
             rented.suspected.set()
+            rented.moved.set()  # and at the upstream itself
 
     def whereabouts(self, instance: Instance) -> tuple[str, Endpoint] | None:
         """Its vendor's id, and where it answers now: for one last lease, when a successor is to take it over."""
@@ -652,7 +569,7 @@ class RentedProvider:
             return not fresh and all(one.id != rented.id for one in await self._vendor.all(Urgency.LOOK))
         if seen.phase is Phase.OVER:
             return True
-        return seen.phase is Phase.ASLEEP and not fresh
+        return seen.phase is Phase.ASLEEP and (not fresh or rented.dark)
 
     def _pace(self, rented: Rented) -> float:
         if rented.served is not None:
@@ -737,6 +654,7 @@ class RentedProvider:
                 await self._give_up(rented, there)
                 return
             misses, since = (0, 0.0) if there else (misses + 1, since or self._loop.time())
+            rented.dark = misses > 0
             if not misses:
                 continue
             rented.suspected.set()

@@ -1,0 +1,106 @@
+"""A gateway that rents: real processes on both sides of an emulated RunPod, whose pod is a real worker."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.support.landlord import Landlord, kill, landlord
+from tests.support.worker import KEY, ROOT, Worker, running, wait_for
+
+CHAT = {"max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": "Hello"}]}
+SOON = 60.0
+
+
+@contextlib.contextmanager
+def renting(tmp_path: Path, rents: Landlord, **settings: str) -> Iterator[Worker]:
+    folder = tmp_path / "gateway"
+    folder.mkdir(exist_ok=True)
+    with running(folder, **rents.settings(**{"IDLE_TIMEOUT": "60s"} | settings)) as gateway:
+        gateway.until("stopped", "starting", "ready")
+        yield gateway
+
+
+@pytest.fixture
+def rents(tmp_path: Path) -> Iterator[Landlord]:
+    with landlord(tmp_path / "pods") as made:
+        yield made
+
+
+def spend(gateway: Worker) -> dict[str, object]:
+    """What `wakegate spend --json` says, in another process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "spend", "--json"], cwd=ROOT, env=gateway.env, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_from_the_first_request_to_a_streamed_answer_and_to_the_stop_when_nobody_comes(
+    tmp_path: Path, rents: Landlord
+) -> None:
+    with renting(tmp_path, rents, IDLE_TIMEOUT="3s") as gateway:
+        assert rents.actions() == [] and rents.running == []
+        client = openai.OpenAI(base_url=f"{gateway.base}/v1", api_key=KEY, timeout=120)
+        stream = client.chat.completions.create(
+            model="default", messages=[{"role": "user", "content": "Hello"}], max_tokens=8, stream=True
+        )
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        assert rents.running == ["abc123"]
+        assert "/h, stops " in gateway.console and " of $20 this month" in gateway.console
+        gateway.until("stopped", within=SOON)
+        assert rents.running == []
+        assert rents.actions() == ["POST /v2/pods/abc123/action"] * 2
+        assert spend(gateway)["spent_dollars"]
+        # Without a key, or with nonsense, nobody starts anything.
+        assert gateway.post("/v1/chat/completions", CHAT, key="wrong")[0] == 401
+        assert gateway.post("/v1/chat/completions", {"messages": "no"})[0] == 400
+        assert len(rents.actions()) == 2
+
+
+def test_a_killed_gateway_takes_over_what_runs_and_stops_it(tmp_path: Path, rents: Landlord) -> None:
+    with renting(tmp_path, rents, IDLE_TIMEOUT="5s") as gateway:
+        assert gateway.post("/v1/chat/completions", CHAT, timeout=120)[0] == 200
+        kill(gateway)
+        assert rents.running == ["abc123"]
+        gateway.start()
+        gateway.until("ready", within=SOON)
+        gateway.until("stopped", within=SOON)
+        assert rents.running == []
+        assert rents.actions() == ["POST /v2/pods/abc123/action"] * 2, "one start, one stop"
+
+
+def test_at_the_budgets_end_callers_are_turned_away_before_anything_is_rented(tmp_path: Path, rents: Landlord) -> None:
+    with renting(tmp_path, rents, MONTHLY_BUDGET="0.10") as gateway:
+
+        def refused() -> bool:
+            status, answer = gateway.post("/v1/chat/completions", CHAT)
+            return bool(status == 429 and answer["error"]["code"] == "insufficient_quota")
+
+        wait_for(refused, SOON, "the price is known, and no start fits")
+        assert rents.actions() == []
+
+
+def test_an_ordinary_end_waits_for_the_confirmed_stop_and_leave_leaves_it(tmp_path: Path, rents: Landlord) -> None:
+    with renting(tmp_path, rents, ON_EXIT="leave") as gateway:
+        assert gateway.post("/v1/chat/completions", CHAT, timeout=120)[0] == 200
+        assert gateway.stop() == 0
+        assert rents.running == ["abc123"]
+    with renting(tmp_path, rents) as gateway:
+        gateway.until("ready", within=SOON)
+        assert gateway.stop(within=90) == 0
+        assert rents.running == []
+
+
+def test_a_pod_that_is_taken_away_is_replaced_for_whoever_heard_nothing_yet(tmp_path: Path) -> None:
+    with landlord(tmp_path / "pods") as rents, renting(tmp_path, rents) as gateway:
+        assert gateway.post("/v1/chat/completions", CHAT, timeout=120)[0] == 200
+        rents.in_the_cloud(lambda cloud: cloud.take_away("abc123"))
+        status, answer = gateway.post("/v1/chat/completions", CHAT, timeout=120)
+        assert (status, rents.begun) == (200, 2), answer
