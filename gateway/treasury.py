@@ -470,8 +470,10 @@ class Treasury:
         try:
             lines = await ledger.read()
             books = Books()
-            for line in lines:
+            for number, line in enumerate(lines):
                 books.apply(line)
+                if number % 500 == 499:
+                    await asyncio.sleep(0)  # a year of lines takes a second or two, and callers come meanwhile
         except BaseException:
             await ledger.close()
             raise

@@ -10,7 +10,7 @@ since when there was none) and `backoff.py` (how long to wait before another try
 many wrong keys an address may try. `estimate.py` is how far a start is, and how long it will still take, `returning.py`
 what is kept for callers who were told to come back. `fallback.py` is who may be answered by somebody else, and when
 that one is asked; `purse.py` what it may cost. `books.py` is what was rented and for how much, `ledger_clock.py` the
-time that it is counted in, `budget.py` whether there is room for more; `account.py` what a month has cost and will, for
-people. `prices.py` is what GPUs cost where nobody can be asked, `costs.py` what a month of one does. `lease.py`
-is until when a rented worker goes on without whoever rents it.
+time that it is counted in, `budget.py` whether there is room for more, `settlement.py` what the vendor's bills say
+against them; `account.py` what a month has cost and will, for people. `prices.py` is what GPUs cost where nobody can be
+asked, `costs.py` what a month of one does. `lease.py` is until when a rented worker goes on without whoever rents it.
 """

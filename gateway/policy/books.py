@@ -109,12 +109,12 @@ class Entry:
         """Raises BadEntry."""
         if self.kind not in KINDS:
             raise BadEntry(f"no line of ours is called {self.kind!r:.60}; a newer version's may be")
-        for name in _NUMBERS:
-            if not 0 <= getattr(self, name) < LARGEST:
-                raise BadEntry(f"{name} is {getattr(self, name)}")
-        for name in _TEXTS:
-            if len(text := getattr(self, name)) > TEXT_MAX or not text.isprintable():
-                raise BadEntry(f"{name} is {text!r:.60}")
+        numbers = (self.at, self.price, self.amount, self.until, self.since)
+        if min(numbers) < 0 or max(numbers) >= LARGEST:
+            raise BadEntry(f"its numbers are {numbers!r:.120}")
+        texts = (self.rental, self.provider, self.upstream, self.instance, self.month, self.why)
+        if not "".join(texts).isprintable() or max(map(len, texts)) > TEXT_MAX:
+            raise BadEntry(f"its texts are {texts!r:.120}")
         if self.month:
             month_begins(self.month)
         if self.kind in ("corrected", "storage") and not self.month:
@@ -124,8 +124,6 @@ class Entry:
 
 
 _TYPES: Final = {found.name: int if found.type is int else str for found in fields(Entry)}
-_NUMBERS: Final = tuple(name for name, kind in _TYPES.items() if kind is int)
-_TEXTS: Final = tuple(name for name, kind in _TYPES.items() if kind is str)
 _OF_A_RENTAL: Final = frozenset({"intended", "known", "booked", "ended", "voided", "lost", "adopted"})
 
 
