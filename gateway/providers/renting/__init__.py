@@ -6,4 +6,5 @@
 `readiness.py`: whether what runs in such a machine serves.
 `leases.py`: leave for the worker in it to go on, sent for as long as it is followed.
 `certificates.py`: what a worker in it shows instead of one that an authority signed.
+`several.py`: several of them in order, as one.
 """
