@@ -225,7 +225,7 @@ def as_text(told: Mapping[str, Any]) -> str:
         rows.append(("next warm", str(told["warm_next"])))
     money = told.get("money")
     if isinstance(money, dict):
-        rows += [(str(name).replace("_", " "), _plain(value)) for name, value in money.items() if _is_plain(value)]
+        rows += [_money(str(name), value) for name, value in money.items() if value not in (None, "")]
     width = max(len(name) for name, _ in rows)
     return "\n".join([*lines, *(f"  {name:<{width}}  {value}" for name, value in rows)])
 
@@ -254,11 +254,9 @@ def _price(dollars: object) -> str:
     return f"${dollars:.2f}/h" if isinstance(dollars, int | float) else "price unknown"
 
 
-def _is_plain(value: object) -> bool:
-    return value is not None and value != "" and isinstance(value, str | int | float)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+def _money(name: str, value: object) -> tuple[str, str]:
+    """`spent_dollars` as `spent` and `$3.10`."""
+    label = name.removesuffix("_dollars").replace("_", " ")
+    if label == name.replace("_", " ") or not isinstance(value, int | float):
+        return label, str(value)
+    return label, f"${value:,.2f}" if value >= 0.1 or not value else f"${value:.4f}"

@@ -32,7 +32,14 @@ READY: dict[str, Any] = {
     "idle_stop_in": 540.0,
     "warm_until": "2026-11-22T01:00:00Z",
     "warm_by": "keep-warm",
-    "money": {"budget": 20.0, "spent_this_month": 3.1, "days": [1, 2]},
+    "money": {
+        "month": "2026-11",
+        "spent_dollars": 3.1,
+        "storage_dollars": 0.0042,
+        "budget_dollars": 20.0,
+        "ends": None,
+        "trouble": "",
+    },
 }
 STARTING: dict[str, Any] = READY | {
     "state": "starting",
@@ -67,13 +74,15 @@ def test_the_status_is_a_few_lines(tmp_path: Path) -> None:
     assert code == 0
     assert said == (
         "ready, for 3 m\n"
-        "  model             qwen\n"
-        "  callers           2 in flight, 0 waiting\n"
-        "  runs              pod-7 (runpod-pod, $0.34/h), since 2026-11-21T23:00:00Z\n"
-        "  stops             in 9 m, if nobody asks\n"
-        "  kept warm         until 2026-11-22T01:00:00Z (keep-warm)\n"
-        "  budget            20.00\n"
-        "  spent this month  3.10\n"
+        "  model      qwen\n"
+        "  callers    2 in flight, 0 waiting\n"
+        "  runs       pod-7 (runpod-pod, $0.34/h), since 2026-11-21T23:00:00Z\n"
+        "  stops      in 9 m, if nobody asks\n"
+        "  kept warm  until 2026-11-22T01:00:00Z (keep-warm)\n"
+        "  month      2026-11\n"
+        "  spent      $3.10\n"
+        "  storage    $0.0042\n"
+        "  budget     $20.00\n"
     )
 
 

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from tests.e2e.test_operating import QUICK
-from tests.support.worker import Worker, running
+from tests.support.landlord import landlord
+from tests.support.worker import Worker, running, wait_for
 
 
 def wakegate(worker: Worker, *words: str) -> tuple[int, str]:
@@ -50,3 +51,18 @@ def test_it_is_warm_by_schedule_sleeps_when_told_and_ends_when_told(tmp_path: Pa
         assert worker.pids("quick_engine") == []
         assert "told to sleep by the command line" in worker.console
         assert wakegate(worker, "status")[0] == 1
+
+
+def test_what_is_rented_is_left_to_a_successor_where_that_is_ordered(tmp_path: Path) -> None:
+    """That a successor takes it over is in test_on_demand.py."""
+    (tmp_path / "gateway").mkdir()
+    with landlord(tmp_path / "pods") as rents, running(tmp_path / "gateway", **rents.settings()) as gateway:
+        gateway.until("stopped")
+        assert wakegate(gateway, "wake")[0] == 0
+        wait_for(lambda: rents.running, 30, "the pod runs")
+        told = wait_for(lambda: (now := status(gateway))["instance"] and now, 30, "the gateway knows of it")
+        assert (told["instance"]["id"], told["money"]["budget_dollars"]) == ("abc123", 20.0)
+        code, said = wakegate(gateway, "stop", "--leave")
+        assert code == 0 and "Left running: abc123 (runpod-pod), $0.39/h." in said, said
+        assert gateway.process is not None and gateway.process.wait(30) == 0
+        assert rents.running == ["abc123"] and len(rents.actions()) == 1
