@@ -162,6 +162,13 @@ def test_links_inside_the_repository_lead_somewhere(path: Path) -> None:
             assert anchor in anchors(target), f"{link}: no such heading"
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_every_test_that_a_document_names_exists(path: Path) -> None:
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text(encoding="utf-8")):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^((async )?def {name}\(|{name} = )", text, re.MULTILINE), f"{file} has no {name}"
+
+
 def test_the_example_of_a_dotenv_loads_with_every_line_taken_in(tmp_path: Path) -> None:
     """Each line that can be taken in is a setting, with a value that is right."""
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
