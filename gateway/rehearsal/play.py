@@ -77,6 +77,14 @@ class Caller:
             return None
         return said if isinstance(said, dict) else None
 
+    async def metrics(self) -> str:
+        """The page; empty where there is none."""
+        try:
+            async with self._session.get(f"{self._base}/metrics", headers=self._headers) as answer:
+                return await answer.text() if answer.status == 200 else ""
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return ""
+
     async def chat(self, heard: Callable[[str], None], *, most: int = 24) -> str:
         """The answer to one streamed request. `heard`: each different comment while it waits. Raises Failed."""
         body = {"messages": [{"role": "user", "content": PROMPT}], "stream": True, "max_tokens": most}

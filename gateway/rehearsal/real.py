@@ -6,10 +6,11 @@ asked, twice, whether anything still runs.
 """
 
 import asyncio
+import re
 import secrets
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,13 +151,51 @@ async def _with(
         ):
             caller = Caller(f"{scheme}://127.0.0.1:{port}", key, session)
             await listening(caller, child)
-            await _cycle(tell, caller, child, limits, warm=bool(settings.warm_schedule))
+            calls = Calls(tell)
+            watching = asyncio.ensure_future(_keep_looking(calls, caller))
+            try:
+                await _cycle(tell, caller, child, limits, warm=bool(settings.warm_schedule))
+                calls.read(await caller.metrics())
+            finally:
+                watching.cancel()
+                await asyncio.wait({watching})
     finally:
         await surely(_look_after(tell, renter))
     after = await _books(settings)
     for line in after.why(month_of(at), max(int(unix() * 1000), after.latest)):
         if line.at >= at and line.amount:
             tell("ledger", f"{dollars(line.amount)}  {line.text}")
+
+
+class Calls:
+    """What the gateway asks of its vendor, and what an hour costs, as its metrics have it: told when it is news."""
+
+    ALWAYS = ("start", "create", "stop", "terminate")
+    """Each of these; of the others the first of its kind."""
+    _CALL = re.compile(r'^wakegate_provider_calls_total\{provider="[^"]*",call="(\w+)",outcome="(\w+)"\} (\d+)', re.M)
+    _PRICE = re.compile(r"^wakegate_price_dollars_per_hour (\S+)", re.M)
+
+    def __init__(self, tell: Callable[[str, str], None]) -> None:
+        self._tell = tell
+        self._known: dict[tuple[str, str], int] = {}
+        self._price = 0.0
+
+    def read(self, page: str) -> None:
+        for call, outcome, count in self._CALL.findall(page):
+            before = self._known.get((call, outcome), 0)
+            self._known[call, outcome] = int(count)
+            if int(count) > before and (not before or call in self.ALWAYS):
+                self._tell("vendor", f"is asked for {call}: {outcome}")
+        if (found := self._PRICE.search(page)) is not None and float(found[1]) != self._price:
+            self._price = float(found[1])
+            hour = dollars(round(self._price * 1_000_000))
+            self._tell("vendor", f"costs {hour} an hour from now on" if self._price else "costs nothing any more")
+
+
+async def _keep_looking(calls: Calls, caller: Caller) -> None:
+    while True:
+        calls.read(await caller.metrics())
+        await asyncio.sleep(0.5)
 
 
 async def _cycle(tell: Told, caller: Caller, child: Child, limits: Bounds, *, warm: bool) -> None:

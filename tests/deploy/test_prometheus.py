@@ -152,12 +152,26 @@ def test_every_recorded_series_is_there(night: Night, rule: dict[str, Any]) -> N
     assert night.prometheus.numbers(rule["record"], night.began)
 
 
+FOR_RENT = {
+    f"wakegate_{name}"
+    for name in (
+        "budget_dollars",
+        "month_spend_dollars",
+        "month_storage_dollars",
+        "price_dollars_per_hour",
+        "provider_calls_total",
+    )
+}
+"""What the night's worker has none of: its engine is its own."""
+
+
 def test_every_rule_can_be_carried_out_and_asks_for_what_is_there(night: Night) -> None:
     groups = night.prometheus.get("rules")["groups"]
     mine = [rule for group in groups for rule in group["rules"]]
     assert len(mine) == len(rules(RULES)) + len(rules(ALERTS))
     assert {rule["health"] for rule in mine} == {"ok"}
-    there = set(night.prometheus.get("label/__name__/values"))
+    assert {each.name for each in Metrics().described} >= FOR_RENT
+    there = set(night.prometheus.get("label/__name__/values")) | FOR_RENT
     for rule in rules(ALERTS):
         for name in re.findall(r"(?:\w+:)?\bwakegate_\w+(?::\w+)?", rule["expr"]):
             assert name in there, f"{name}, which {rule['alert']} asks for, has no series"

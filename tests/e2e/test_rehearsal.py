@@ -188,7 +188,10 @@ def test_the_one_for_real_rents_once_and_asks_the_vendor_whether_it_stopped(play
     assert in_order(
         played.real.output,
         "nothing of yours runs; it would cost $0.34 an hour, so at most 529 s",
+        "is asked for start: ok",
+        "costs $0.34 an hour from now on",
         "are answered: 'This is a rehearsal: no GPU was rented for this answer.'",
+        "is asked for stop: ok",
         "has seen it stopped, twice",
         "was asked itself, twice: nothing of yours runs",
         "on runpod-pod (rehearsal)",

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from gateway.config import load
 from gateway.policy.books import HOUR, Books
 from gateway.policy.budget import Fits, Terms, judge
+from gateway.records.metrics import Metrics
+from gateway.records.readings import MoneyFacts
 from gateway.rehearsal.play import Failed
-from gateway.rehearsal.real import GRACE, Bounds, bounds, environment, overrides
+from gateway.rehearsal.real import GRACE, Bounds, Calls, bounds, environment, overrides
 from gateway.surroundings import read_file
 
 T = 1_795_000_000_000
@@ -65,3 +67,30 @@ def test_what_it_changes_comes_before_everything_that_the_user_set() -> None:
     assert settings.on_exit == "stop" and not settings.wake_on_start and settings.model == "kept"
     assert settings.api_key is not None and settings.api_key.get_secret_value() == "sk-of-this-run-0123456789"
     assert settings.runpod_pod_id == "abc"
+
+
+def test_calls_are_told_once_by_kind_and_those_that_begin_or_end_something_each_time() -> None:
+    """Read from the page that a gateway has, so that none of its names can change unnoticed."""
+    price, told = [0], []
+    metrics = Metrics()
+    metrics.watch_money(lambda: MoneyFacts(0, price=price[0]), "runpod-pod")
+    calls = Calls(lambda who, what: told.append(what))
+    calls.read(metrics.page().decode())
+    assert told == []
+    metrics.provider_called("runpod-pod", "look", "ok")
+    metrics.provider_called("runpod-pod", "start", "capacity")
+    calls.read(metrics.page().decode())
+    metrics.provider_called("runpod-pod", "look", "ok")
+    metrics.provider_called("runpod-pod", "start", "capacity")
+    price[0] = 340_000
+    calls.read(metrics.page().decode())
+    price[0] = 0
+    calls.read(metrics.page().decode())
+    calls.read("")
+    assert told == [
+        "is asked for look: ok",
+        "is asked for start: capacity",
+        "is asked for start: capacity",
+        "costs $0.34 an hour from now on",
+        "costs nothing any more",
+    ]
