@@ -123,7 +123,7 @@ def _load_keys(settings: Settings, fixed: list[Key]) -> Keyring:
     ring = Keyring(
         fixed,
         settings.api_keys_file,
-        objection=lambda keys: problem(keys, settings.hourly_price),
+        objection=lambda keys: problem(keys, price_of_an_hour(settings)),
     )
     try:
         ring.load()
@@ -233,10 +233,17 @@ def make_quotas(settings: Settings, boot: Boot, *, now: float) -> "Quotas":
     """What keys may take, and, where an hour has a price, what they have spent, kept on the volume."""
     from gateway.web.quota import Quotas
 
-    if settings.hourly_price is None:
+    price = price_of_an_hour(settings)
+    if price is None:
         return Quotas()
     spent = Spent(SpentFolder(settings.data_dir / "state" / "spent", f"{boot.worker}-{settings.port}"))
-    return Quotas(Spending(settings.hourly_price, now=now, wall=time.time()), spent)
+    return Quotas(Spending(price, now=now, wall=time.time()), spent)
+
+
+def price_of_an_hour(settings: Settings) -> int | None:
+    """What the shares of keys are counted by at first. What is rented costs nothing before it is; then the ledger knows
+    its price. None: nobody says any, and nothing can be counted."""
+    return 0 if settings.rents else settings.hourly_price
 
 
 def make_fallback(

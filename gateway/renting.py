@@ -347,6 +347,11 @@ class Renting:
 
     # -- what is told --------------------------------------------------------------------------
 
+    @property
+    def price(self) -> int:
+        """Micro-dollars that an hour costs now."""
+        return sum(one.price for one in self.treasury.books.open)
+
     def money(self) -> dict[str, object]:
         """For the operator."""
         standing = self.treasury.standing()
@@ -390,9 +395,8 @@ class Renting:
         from gateway.records.readings import MoneyFacts
 
         standing = self.treasury.standing()
-        price = sum(one.price for one in self.treasury.books.open)
         running = standing.spent - standing.storage
-        return MoneyFacts(running, standing.storage, standing.reserved, price, standing.monthly)
+        return MoneyFacts(running, standing.storage, standing.reserved, self.price, standing.monthly)
 
     def _alarmed(self, kind: str, text: str, about: str) -> None:
         self.alerts.tell(EVENTS.get(kind, cast("Event", kind)), text, about=about)

@@ -25,6 +25,7 @@ from gateway.assembly import (
     make_quotas,
     make_warmth,
     make_watchdog,
+    price_of_an_hour,
 )
 from gateway.conductor import Conductor, NoJournal
 from gateway.conductor import Limits as ConductorLimits
@@ -180,6 +181,22 @@ def test_what_was_spent_is_kept_where_an_hour_has_a_price(tmp_path: Path) -> Non
     quotas = make_quotas(settings(tmp_path, hourly_price="0.34"), boot, now=0.0)
     quotas.close(0.0, 1_795_000_000.0)
     assert quotas.spending is not None
+
+
+def test_shares_of_what_is_rented_need_no_price_of_ours(tmp_path: Path) -> None:
+    """The ledger knows the vendor's, and until something runs it costs nothing."""
+    rented = settings(
+        tmp_path,
+        provider="runpod-pod",
+        runpod_api_key="rpa_0123456789abcdefghij",
+        runpod_pod_id="abc",
+        upstream_api_key="sk-of-the-pod-0123456789",
+        monthly_budget="20",
+        hourly_price="0.34",
+        api_keys_file=keys_file(tmp_path, "sk-alice-0123456789"),
+    )
+    assert price_of_an_hour(rented) == 0
+    make_access(rented, HOME)
 
 
 FALLBACK = {

@@ -91,7 +91,7 @@ def new(
         if any(known.name == name for known in edit.keys):
             raise _stop(_WRONG, f"{name} is there already; `wakegate keys rotate {name}` gives it a new key")
         edit.save([*edit.keys, key])
-    if (lacks := problem([key], settings.hourly_price)) is not None:
+    if (lacks := problem([key], _price(settings))) is not None:
         _say(f"warning: {lacks}")
     _hand_over(secret, f"{name} is in {place.path}; this is its key, which is shown only now.", place)
 
@@ -218,7 +218,7 @@ def check(
         _say(f"{NAME} is not set, and {place.path} is not there: there is nothing to check.")
         return
     _refuse(place.path, keyfile.clashes(reading.keys, (key for key in _own_keys(settings) if key.name != "admin")))
-    if (lacks := problem(reading.keys, settings.hourly_price)) is not None:
+    if (lacks := problem(reading.keys, _price(settings))) is not None:
         _refuse(place.path, (lacks,))
     for line in keydisk.take(place.path).doubts(clear=bool(reading.clear)):
         _say(f"warning: {place.path}: {line}")
@@ -239,6 +239,11 @@ class _Place:
     is_set: bool
     """Whether API_KEYS_FILE says so, and not only habit."""
     usual: Path
+
+
+def _price(settings: Settings) -> int | None:
+    """None: nothing can be counted. What is rented has its vendor's price, which nobody knows before."""
+    return 0 if settings.rents else settings.hourly_price
 
 
 def _place(settings: Settings) -> _Place:

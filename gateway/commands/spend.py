@@ -121,7 +121,7 @@ def _page(shown: "Account", by: str, width: int) -> Iterator[str]:
     yield from _sums(shown)
     rows = _rows(shown, by)
     if rows is None:
-        yield "\nShares of keys are not counted: that needs HOURLY_PRICE."
+        yield "\nNo shares of keys were counted in this month."
     elif rows:
         yield ""
         yield from chart(rows, width)

@@ -102,6 +102,12 @@ class Spending:
         bill.booked += self._paid
         self._running -= 1
 
+    def reprice(self, hourly_price: int, now: float) -> None:
+        """An hour costs this from now on: what is rented has the vendor's price, and none while it is not there."""
+        if hourly_price != self._price:
+            self._advance(now)
+            self._price = hourly_price
+
     def spent(self, name: str, now: float, wall: float) -> int:
         """Micro-dollars of this key in this month, with what its requests in flight cost up to now."""
         self._look(now, wall)

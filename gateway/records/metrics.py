@@ -73,7 +73,7 @@ FALLBACK_CASES = ("waking", "no_capacity", "budget", "start_failed", "queue_full
 OBJECTIONS = ("forbidden", "key", "route", "request", "crowded", "paused", "spend", "volume", OTHER)
 START_OUTCOMES = ("ready", "failed", "timeout", "given_up", OTHER)
 PHASES = ("ordered", *estimate.PHASES, OTHER)
-WARNINGS = ("50", "80", "95", "100")
+WARNINGS = ("50", "80", "95")
 """Percent of the budget that were reached."""
 CALLS = ("start", "create", "stop", "terminate", "look", "list", "prices", "bills", OTHER)
 """What a vendor's API is asked for."""

@@ -194,7 +194,7 @@ def _take(rate: Rate | None, cost: int, now: int) -> tuple[Rate, Taken] | None:
 
 
 class Quotas:
-    """All keys'. `spending` is there where HOURLY_PRICE is set, `spent` is where it is kept over a restart."""
+    """All keys'. `spending` is there where an hour has a price, `spent` is where it is kept over a restart."""
 
     def __init__(self, spending: Spending | None = None, spent: Spent | None = None) -> None:
         self.spending = spending
@@ -239,8 +239,13 @@ class Quotas:
             grant.go_on(key, now, wall)
         return grant
 
-    def beat(self, now: float, wall: float) -> None:
-        """Every second or so: exchange what was spent with the volume, which has its own pace."""
+    def beat(self, now: float, wall: float, price: int | None = None) -> None:
+        """Every second or so: exchange what was spent with the volume, which has its own pace.
+
+        `price`: micro-dollars that an hour costs now, where that is not always the same.
+        """
+        if self.spending is not None and price is not None:
+            self.spending.reprice(price, now)
         if self.spending is not None and self._spent is not None:
             self._learn(self.spending)
             self._spent.offer(self.spending.books(now, wall))

@@ -55,6 +55,17 @@ def test_a_key_with_two_of_three_requests_pays_two_thirds() -> None:
     assert spent(bills, "bob", HOUR) == DOLLAR
 
 
+def test_a_price_that_changes_counts_from_then_on() -> None:
+    bills = spending(0)
+    bills.began("ann", 0.0, NOVEMBER)
+    bills.reprice(DOLLAR, HOUR)
+    bills.reprice(DOLLAR, HOUR + 5)
+    bills.reprice(3 * DOLLAR, 2 * HOUR)
+    bills.reprice(0, 3 * HOUR)
+    bills.ended("ann", 9 * HOUR)
+    assert spent(bills, "ann", 9 * HOUR) == 4 * DOLLAR
+
+
 def test_what_nobody_uses_is_nobodys() -> None:
     bills = spending()
     bills.began("ann", 0.0, NOVEMBER)

@@ -336,6 +336,17 @@ def test_each_beat_exchanges_what_was_spent_here_and_elsewhere() -> None:
     assert quotas.state == "hangs"
 
 
+def test_what_is_rented_is_counted_by_the_price_of_now() -> None:
+    keeper = Keeper()
+    quotas = Quotas(Spending(0, now=NOW, wall=WALL), keeper)
+    admit(quotas, key())
+    quotas.beat(NOW + 360, WALL + 360, 1_000_000)
+    assert keeper.offered == {"2026-11": {"ann": 0}}
+    quotas.beat(NOW + 720, WALL + 720, 0)
+    quotas.beat(NOW + 7200, WALL + 7200, 0)
+    assert keeper.offered == {"2026-11": {"ann": 100_000}}
+
+
 def test_at_the_end_the_last_figures_are_handed_over() -> None:
     keeper = Keeper()
     quotas = Quotas(Spending(1_000_000, now=NOW, wall=WALL), keeper)
