@@ -114,19 +114,9 @@ class Gateway:
         self._ports: Ports | None = ahead.ports
         self.provider = ahead.provider
         self._make_records(ahead, logs, redact or Redactor(settings.secrets()))
-        self._telling = Telling(
-            metrics=self.metrics,
-            boot_log=self.boot_log,
-            clock=self._loop.time,
-            on_state=self._write_status,
-            on_ready=self._became_ready,
-            engine_line=lambda: getattr(self.provider, "command_line", ()),
-            shows_loading=settings.show_loading_progress,
-        )
+        self._telling = self._make_telling()
         self.renting = self._make_renting(ahead, redact or Redactor(settings.secrets()))
         self.conductor = self._make_conductor()
-        if self.renting is not None:
-            self.renting.attach(self.conductor)
         self.quotas = assembly.make_quotas(settings, boot, now=self._loop.time())
         self._bodies = assembly.make_bodies(
             settings, gather=self.provider.profile.cuts_silence, on_repair=self.metrics.surrogates.inc
@@ -140,23 +130,23 @@ class Gateway:
             self._upstream_limits(),
             behind_edge=around.behind_edge,
         )
-        self.on_told_to_end: Callable[[bool], None] = lambda leave: None
-        """Whoever runs this process hears here that it is to end; True: what runs is left to a successor."""
-        self.warmth = assembly.make_warmth(settings, self.conductor)
         self.control = self._make_control()
-        self._orders: ControlSocket | None = None
+        self._make_front()
+
+    # -- building ------------------------------------------------------------------------------
+
+    def _make_front(self) -> None:
+        """What callers meet, and what looks on."""
         self._gate = self._make_gate()
         self._scrape = Scrape(self.conductor, self._upstreams, self.metrics)
         self._door = self._make_door()
         self.server = Server(
             self._door,
-            max_connections=settings.max_connections,
+            max_connections=self.settings.max_connections,
             on_reject=lambda refusal: self.metrics.rejected(refusal.code),
         )
         self.metrics.watch(lambda: (self._telling.facts(self.conductor),))
         self.metrics.watch_process(self._process_facts)
-
-    # -- building ------------------------------------------------------------------------------
 
     def _make_records(self, ahead: Ahead, logs: Logs | None, redact: Redactor) -> None:
         """What writes down, and what it must know before anything happens: who may, and which secrets there are."""
@@ -188,6 +178,17 @@ class Gateway:
                 say(f"warning: {warning}", "warning")
         self.logs = logs or assembly.make_logs(settings, boot, redact)
         self.boot_log = BootLog(settings.data_dir / "logs" / "_boot", boot.stamp, redact=redact)
+
+    def _make_telling(self) -> Telling:
+        return Telling(
+            metrics=self.metrics,
+            boot_log=self.boot_log,
+            clock=self._loop.time,
+            on_state=self._write_status,
+            on_ready=self._became_ready,
+            engine_line=lambda: getattr(self.provider, "command_line", ()),
+            shows_loading=self.settings.show_loading_progress,
+        )
 
     def _make_renting(self, ahead: Ahead, redact: Redactor) -> "Renting | None":
         """What pays; None: nothing that is started here costs anything."""
@@ -227,7 +228,7 @@ class Gateway:
         )
         slots = s.max_concurrent_requests or profile.concurrency or ENGINE_SLOTS_UNKNOWN
         admission = Admission(self._line_limits(slots))
-        return Conductor(
+        conductor = Conductor(
             assembly.UPSTREAM,
             self.provider,
             lifecycle,
@@ -239,6 +240,9 @@ class Gateway:
             pasts=lambda what: self._starts.pasts(self._kind_of_start(what)),
             on_change=self._telling.changed,
         )
+        if renting is not None:
+            renting.attach(conductor)
+        return conductor
 
     def _kind_of_start(self, what: str) -> Kind:
         """By what earlier starts this one may be judged, as far as it is known yet."""
@@ -282,6 +286,11 @@ class Gateway:
         )
 
     def _make_control(self) -> Control:
+        """What takes orders, and what it orders."""
+        self.on_told_to_end: Callable[[bool], None] = lambda leave: None
+        """Whoever runs this process hears here that it is to end; True: what runs is left to a successor."""
+        self.warmth = assembly.make_warmth(self.settings, self.conductor)
+        self._orders: ControlSocket | None = None
         renting = self.renting
         return Control(
             self.conductor,
@@ -478,7 +487,7 @@ class Gateway:
             self._telling.beat(self.conductor)
             self.warmth.beat()
             self._door.beat(now)
-            self.quotas.beat(now, time.time())
+            self.quotas.beat(now, time.time(), self.renting.price if self.renting is not None else None)
             if self.watchdog is not None:
                 self.watchdog.saw(self._use(now))
             if self.fallback is not None:

@@ -47,6 +47,7 @@ READS_THE_ENVIRONMENT = {
     "gateway.process": "hands the environment to the settings and to the boot's own names, and checks aiohttp's switch",
     "gateway.assembly": "hands it to the search for models (the Hub's own variables), and to a rented machine's",
     "gateway.cli": "hands it to the settings and on to start.sh",
+    "gateway.commands.control": "hands it on: where a gateway that runs may have its folder",
     "gateway.commands.report": "hands it to the settings, and takes what sounds secret in it out of the report",
     "gateway.commands.doctor": "hands it to the settings",
     "gateway.commands.plan": "hands it on: which GPUs CUDA leaves, and the Hub's own variables",
@@ -181,7 +182,7 @@ def test_vendors_are_strangers_to_each_other(vendor: Path) -> None:
 
 
 def test_only_the_catalogue_and_the_assembly_know_the_vendors() -> None:
-    known = {"gateway.assembly", "gateway.cli", "gateway.providers.catalogue"}
+    known = {"gateway.assembly", "gateway.renting", "gateway.cli", "gateway.providers.catalogue"}
     known |= {name for name in map(name_of, MODULES) if name.startswith("gateway.doctor")}  # it looks into all rooms
     vendors = tuple(f"gateway.providers.{vendor.name}" for vendor in VENDORS)
     for path in MODULES:

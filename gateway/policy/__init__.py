@@ -12,5 +12,6 @@ what is kept for callers who were told to come back. `fallback.py` is who may be
 that one is asked; `purse.py` what it may cost. `books.py` is what was rented and for how much, `ledger_clock.py` the
 time that it is counted in, `budget.py` whether there is room for more, `settlement.py` what the vendor's bills say
 against them; `account.py` what a month has cost and will, for people. `prices.py` is what GPUs cost where nobody can be
-asked, `costs.py` what a month of one does. `lease.py` is until when a rented worker goes on without whoever rents it.
+asked, `costs.py` what a month of one does. `schedule.py` is when an upstream is kept up without being asked.
+`lease.py` is until when a rented worker goes on without whoever rents it.
 """
