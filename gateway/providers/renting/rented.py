@@ -40,11 +40,6 @@ from gateway.providers.renting.verbs import Vendor as Vendor
 
 log = logging.getLogger(__name__)
 
-Where = Callable[[], tuple[str, Endpoint] | None]
-"""The vendor's id of an instance, and where it answers now. None: nowhere yet, or its end is ordered."""
-Lease = Callable[[Where], Coroutine[Any, Any, None]]
-"""Goes on telling the instance that it may live (leases.py), until it is cancelled."""
-
 NOWHERE = Endpoint("")
 """Not known yet: `Ready` brings the endpoint. Nothing is ever sent there."""
 STOPPED = "It was stopped."
@@ -143,7 +138,6 @@ class RentedProvider:
         profile: Profile | None = None,
         tempo: Tempo | None = None,
         alarm: Callable[[str, str], None] = lambda kind, text: None,
-        lease: Lease | None = None,
     ) -> None:
         self.name = vendor.name
         self._vendor = vendor
@@ -154,7 +148,6 @@ class RentedProvider:
         self._tell_somebody = alarm
         self._alarms: dict[tuple[str, str], float] = {}
         """What somebody was told, and when: the same again only after an hour."""
-        self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._rented: dict[str, Rented] = {}
         """By the rental's name, or by the vendor's id where there is none."""
@@ -514,9 +507,6 @@ class RentedProvider:
             self._spawn(self._keep_asking(rented), f"ask for {rented.instance.name}"),
             self._spawn(self._keep_looking(rented), f"look at {rented.instance.name}"),
         ]
-        if self._lease is not None:
-            lease = self._lease(lambda: self._whereabouts(rented))
-            rented.tasks.append(self._spawn(lease, f"lease for {rented.instance.name}"))
         return rented.instance
 
     @staticmethod

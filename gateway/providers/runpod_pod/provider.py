@@ -16,7 +16,7 @@ from typing import Any, Literal
 from gateway.providers.base import Bill, Endpoint, Profile
 from gateway.providers.renting.prices import Price, believed
 from gateway.providers.renting.readiness import Look, clean
-from gateway.providers.renting.rented import Lease, Offer, Phase, RentedProvider, Seen, Tempo
+from gateway.providers.renting.rented import Offer, Phase, RentedProvider, Seen, Tempo
 from gateway.providers.renting.vendor import Line, Manners, Transport, Urgency, VendorError, micros
 from gateway.providers.runpod_pod.api import Kind, Pod, RunPodApi, judge, quota_is_spent
 
@@ -424,7 +424,6 @@ class RunPodPod(RentedProvider):
         manners: Manners | None = None,
         alarm: Callable[[str, str], None] = lambda kind, text: None,
         heard: Callable[[str, str], None] = lambda op, outcome: None,
-        lease: Lease | None = None,
     ) -> None:
         """`close`: gives back what the transport and the look hold. `environment`: what a pod that is created under a
         name gets beside the spec's own: the upstream's key, and what its lease needs. One that is resumed keeps what it
@@ -433,4 +432,4 @@ class RunPodPod(RentedProvider):
         vendor = Pods(RunPodApi(line), wishes, environment=environment, close=close)
         # RunPod's proxy ends an answer that says nothing for 100 s (docs, expose-ports).
         profile = Profile(models=wishes.models, concurrency=wishes.concurrency, cuts_silence=wishes.connect == "proxy")
-        super().__init__(vendor, look=look, now=now, profile=profile, tempo=tempo, alarm=alarm, lease=lease)
+        super().__init__(vendor, look=look, now=now, profile=profile, tempo=tempo, alarm=alarm)
