@@ -81,6 +81,7 @@ def _stop(code: int, line: str) -> typer.Exit:
 
 def _account(settings: "Settings", month: str) -> "Account | None":
     """Raises OSError, BadEntry. None: there is no ledger."""
+    from gateway.assembly import UPSTREAM
     from gateway.policy.account import account
     from gateway.policy.books import month_of
     from gateway.renting import terms_of
@@ -89,7 +90,9 @@ def _account(settings: "Settings", month: str) -> "Account | None":
     if books is None:
         return None
     at = max(int(time.time() * 1000), books.latest)
-    return account(books, terms_of(settings), at, month=month, keys=_keys(settings, month or month_of(at)))
+    names = {UPSTREAM: settings.served_model_name[0]} if settings.served_model_name else {}
+    keys = _keys(settings, month or month_of(at))
+    return account(books, terms_of(settings), at, month=month, keys=keys, names=names)
 
 
 def read_books(settings: "Settings") -> "Books | None":

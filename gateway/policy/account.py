@@ -60,8 +60,17 @@ def fold(entries: Iterable[Entry]) -> Books:
     return books
 
 
-def account(books: Books, terms: Terms, at: int, *, month: str = "", keys: Mapping[str, int] | None = None) -> Account:
-    """Of `month`, or of the one that `at` is in. `keys`: micro-dollars by key in that month.
+def account(
+    books: Books,
+    terms: Terms,
+    at: int,
+    *,
+    month: str = "",
+    keys: Mapping[str, int] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Account:
+    """Of `month`, or of the one that `at` is in. `keys`: micro-dollars by key in that month. `names`: what people call
+    an upstream.
 
     Raises BadEntry for what is no month.
     """
@@ -84,7 +93,7 @@ def account(books: Books, terms: Terms, at: int, *, month: str = "", keys: Mappi
         reserved=now.reserved if this else 0,
         budget=terms.monthly,
         days=days,
-        models=_models(books, month, until),
+        models=_models(books, month, until, names or {}),
         keys=None if keys is None else _keys(keys, running),
         lines=books.why(month, until),
         per_day=per_day,
@@ -119,11 +128,11 @@ def _budget_ends(spent: int, budget: int | None, per_day: int, at: int, ends: in
     return reached if reached < ends else None
 
 
-def _models(books: Books, month: str, at: int) -> dict[str, int]:
+def _models(books: Books, month: str, at: int, names: Mapping[str, str]) -> dict[str, int]:
     """By upstream; corrections, which name an instance, where that is known."""
     models: dict[str, int] = {}
     for rented, share in books.by_rental(month, at):
-        name = rented.upstream or rented.provider
+        name = names.get(rented.upstream) or rented.upstream or rented.provider
         models[name] = models.get(name, 0) + share
     corrected = books.corrected(month)
     if corrected:

@@ -119,8 +119,10 @@ def test_shares_that_nobody_counts_are_said(typed, two_hours):
     assert done.exit_code == 0 and "No shares of keys were counted" in done.stdout
 
 
-def test_models_are_upstreams(typed, two_hours):
-    assert "default" in typed("--by", "model", "--month", month_of(NOW - 2 * HOUR)).stdout
+def test_models_are_called_as_callers_know_them(typed, two_hours):
+    words = ("--by", "model", "--month", month_of(NOW - 2 * HOUR))
+    assert "default  $" in typed(*words).stdout
+    assert "org/big  $" in typed(*words, SERVED_MODEL_NAME="org/big,other").stdout
 
 
 @pytest.mark.parametrize("words", [("--by", "colour"), ("--month", "November")])
