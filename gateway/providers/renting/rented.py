@@ -259,9 +259,11 @@ class RentedProvider:
             rented.moved.set()  # and at the upstream itself
 
     def whereabouts(self, instance: Instance) -> tuple[str, Endpoint] | None:
-        """Its vendor's id, and where it answers now: for one last lease, when a successor is to take it over."""
+        """Its vendor's id, and where it answers now: that is where leases go. None: nowhere, or its end is ordered."""
         rented = self._rented.get(key_of(instance))
-        return None if rented is None else self._whereabouts(rented)
+        if rented is None or rented.endpoint is None or rented.ending is not None:
+            return None
+        return rented.id, rented.endpoint
 
     def doubt(self, name: str) -> None:
         """The ledger has this rental as begun, and nobody knows what came of it: no start before that is settled."""
@@ -508,12 +510,6 @@ class RentedProvider:
             self._spawn(self._keep_looking(rented), f"look at {rented.instance.name}"),
         ]
         return rented.instance
-
-    @staticmethod
-    def _whereabouts(rented: Rented) -> tuple[str, Endpoint] | None:
-        if rented.endpoint is None or rented.ending is not None:
-            return None
-        return rented.id, rented.endpoint
 
     def _forget_the_gone(self) -> None:
         """The last few are kept for those who ask late."""
