@@ -298,7 +298,7 @@ class Gateway:
             end=lambda leave: self.on_told_to_end(leave),
             say=lambda line: say(line, always=True),
             money=renting.money if renting is not None else None,
-            spend=renting.spend if renting is not None else None,
+            spend=(lambda: renting.spend(self.quotas.shares(self._loop.time(), time.time()))) if renting else None,
             more=lambda: {"version": version()},
         )
 

@@ -283,6 +283,7 @@ class Renting:
     ) -> None:
         """`elsewhere`: micro-dollars of this month that count against the budget and are in no ledger."""
         self._settings = settings
+        self._upstream = upstream
         self._renter = renter
         self._metrics = metrics
         self._say = say
@@ -368,9 +369,11 @@ class Renting:
             "lease": self._lease(),
         }
 
-    def spend(self) -> dict[str, object]:
-        """GET /admin/spend."""
-        return as_json(account(self.treasury.books, self.treasury.terms, self.treasury.at))
+    def spend(self, keys: Mapping[str, int] | None = None) -> dict[str, object]:
+        """GET /admin/spend. `keys`: their shares of this month."""
+        names = {self._upstream: self._settings.served_model_name[0]} if self._settings.served_model_name else {}
+        treasury = self.treasury
+        return as_json(account(treasury.books, treasury.terms, treasury.at, keys=keys, names=names))
 
     @property
     def state(self) -> str:

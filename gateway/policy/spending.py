@@ -120,6 +120,11 @@ class Spending:
         books = {} if self._before is None else {self._before[0]: self._before[1]}
         return books | {self._month: {name: self._spent(bill) for name, bill in self._bills.items()}}
 
+    def shares(self, now: float, wall: float) -> dict[str, int]:
+        """Micro-dollars of each key in this month, wherever they were counted."""
+        self._look(now, wall)
+        return {name: bill.elsewhere + self._spent(bill) for name, bill in self._bills.items()}
+
     def learn(self, month: str, elsewhere: Mapping[str, int]) -> None:
         """What was counted in this month elsewhere. A later month than ours is believed, an earlier one is over."""
         if month > self._month:

@@ -250,6 +250,10 @@ class Quotas:
             self._learn(self.spending)
             self._spent.offer(self.spending.books(now, wall))
 
+    def shares(self, now: float, wall: float) -> dict[str, int] | None:
+        """Micro-dollars of each key in this month; None where nobody counts."""
+        return None if self.spending is None else self.spending.shares(now, wall)
+
     def close(self, now: float, wall: float, *, within: float = 2.0) -> bool:
         """The last figures to the volume: waits for it, so not on the loop. False when it did not take them in time."""
         self.beat(now, wall)

@@ -66,6 +66,13 @@ def test_a_price_that_changes_counts_from_then_on() -> None:
     assert spent(bills, "ann", 9 * HOUR) == 4 * DOLLAR
 
 
+def test_shares_are_of_all_keys_wherever_they_were_counted() -> None:
+    bills = spending()
+    bills.began("ann", 0.0, NOVEMBER)
+    bills.learn("2026-11", {"bob": 5, "ann": 7})
+    assert bills.shares(HOUR, NOVEMBER + HOUR) == {"ann": DOLLAR + 7, "bob": 5}
+
+
 def test_what_nobody_uses_is_nobodys() -> None:
     bills = spending()
     bills.began("ann", 0.0, NOVEMBER)

@@ -342,6 +342,7 @@ def test_what_is_rented_is_counted_by_the_price_of_now() -> None:
     admit(quotas, key())
     quotas.beat(NOW + 360, WALL + 360, 1_000_000)
     assert keeper.offered == {"2026-11": {"ann": 0}}
+    assert quotas.shares(NOW + 720, WALL + 720) == {"ann": 100_000} and Quotas().shares(NOW, WALL) is None
     quotas.beat(NOW + 720, WALL + 720, 0)
     quotas.beat(NOW + 7200, WALL + 7200, 0)
     assert keeper.offered == {"2026-11": {"ann": 100_000}}
