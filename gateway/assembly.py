@@ -194,7 +194,13 @@ def make_warmth(settings: Settings, conductor: "Conductor") -> Warmth:
         except ValueError as error:
             lacks = "" if available_timezones() else " This machine knows none: install tzdata."
             raise CannotStart(f"WARM_SCHEDULE: {error}{lacks}") from error
-    return Warmth(conductor.keep_warm, schedule, clock=asyncio.get_running_loop().time, wall=time.time)
+
+    def may() -> bool:
+        away = conductor.refusal()
+        return away is None or away.code != "insufficient_quota"
+
+    clock = asyncio.get_running_loop().time
+    return Warmth(conductor.keep_warm, schedule, clock=clock, wall=time.time, may=may)
 
 
 def make_watchdog(settings: Settings, around: Surroundings) -> "Watchdog | None":
@@ -213,7 +219,7 @@ def make_watchdog(settings: Settings, around: Surroundings) -> "Watchdog | None"
         return None
     return Watchdog(
         machine,
-        after=settings.self_stop_after,
+        after=float("inf") if settings.self_stop_after is None else settings.self_stop_after,
         open_transport=lambda: over_https(machine, system_trust()),
         say=say,
     )

@@ -26,9 +26,12 @@ class Warmth:
         *,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        may: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`keep` hears until which moment of `clock` it is to be up, None: no longer (`Conductor.keep_warm`)."""
+        """`keep` hears until which moment of `clock` it is to be up, None: no longer (`Conductor.keep_warm`). `may`:
+        whether that can be paid; while it cannot, nothing is wished for, and the wish is kept."""
         self._keep = keep
+        self._may = may
         self._schedule = schedule
         self._clock = clock
         self._wall = wall
@@ -59,7 +62,7 @@ class Warmth:
 
     def beat(self) -> None:
         until = self._until()
-        if until is None:
+        if until is None or not self._may():
             if self._told is not None:
                 self._told = None
                 self._keep(None)

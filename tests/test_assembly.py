@@ -30,7 +30,7 @@ from gateway.assembly import (
 from gateway.conductor import Conductor, NoJournal
 from gateway.conductor import Limits as ConductorLimits
 from gateway.config import Settings
-from gateway.errors import Refused
+from gateway.errors import Refusal, Refused
 from gateway.policy.admission import Admission
 from gateway.policy.admission import Limits as AdmissionLimits
 from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
@@ -400,8 +400,12 @@ def test_both_mean_the_same_name_for_what_is_handed_over() -> None:
 class Keeps:
     """What of a conductor is told until when it is to be up."""
 
-    def __init__(self) -> None:
+    def __init__(self, away: Refusal | None = None) -> None:
         self.told: list[float | None] = []
+        self._away = away
+
+    def refusal(self) -> Refusal | None:
+        return self._away
 
     def keep_warm(self, until: float | None) -> None:
         self.told.append(until)
@@ -415,6 +419,15 @@ async def test_the_schedule_keeps_it_up_by_the_clocks_of_its_zone(tmp_path: Path
     assert until is not None and until > asyncio.get_running_loop().time()
     make_warmth(settings(tmp_path), cast(Conductor, none := Keeps())).beat()
     assert none.told == []
+
+
+@pytest.mark.parametrize(("code", "kept"), [("insufficient_quota", 0), ("start_failed", 1)])
+async def test_what_the_budget_has_no_room_for_is_not_kept_up(tmp_path: Path, code: str, kept: int) -> None:
+    """A start that failed is the conductor's to try again, or not."""
+    conductor = Keeps(Refusal(code, "Not now."))
+    schedule = settings(tmp_path, warm_schedule=("00:00-24:00",))
+    make_warmth(schedule, cast(Conductor, conductor)).beat()
+    assert len(conductor.told) == kept
 
 
 async def test_a_schedule_that_cannot_be_read_ends_the_start_with_one_line(tmp_path: Path) -> None:

@@ -131,6 +131,23 @@ def test_a_schedule_without_an_end_never_lapses() -> None:
         assert None not in heard and heard[-1] is not None and heard[-1] > clocks.now + 6 * 86_400
 
 
+def test_what_may_not_be_paid_is_wished_for_again_once_it_may() -> None:
+    """A start that the budget refuses each time would be tried again all night."""
+    clocks, may = Clocks(), [False]
+    clocks.warmth = Warmth(
+        clocks.heard.append,
+        Schedule.of(["Fri 11:00-13:00"], lambda name: UTC),
+        clock=lambda: clocks.now,
+        wall=lambda: clocks.wall,
+        may=lambda: may[0],
+    )
+    assert clocks.after(0) + clocks.after(60) == []
+    may[0] = True
+    assert clocks.after(0) == [1000.0 + 3600]
+    may[0] = False
+    assert clocks.after(60) + clocks.after(60) == [None]
+
+
 @pytest.mark.parametrize("schedule", [(), ("Fri 11:00-13:00",)])
 def test_its_repr_says_until_when(schedule: tuple[str, ...]) -> None:
     clocks = Clocks(*schedule)

@@ -140,7 +140,7 @@ def until_ready(
 ) -> Mapping[str, Any]:
     """What it tells when it is ready, or no longer on its way there."""
     said = ""
-    while told.get("state") in ("starting", "stopping") or (told.get("state") == "stopped" and not told.get("reason")):
+    while told.get("state") in ("starting", "stopping"):  # also between two tries, and before one that a stop delays
         line = _progress(told)
         if line != said:
             say(line)

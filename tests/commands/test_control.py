@@ -167,9 +167,7 @@ def test_a_wake_is_waited_for_and_each_step_said_once() -> None:
     assert lines == ["starting: loading 43 %, 25 s left", "starting: loading 90 %"]
 
 
-@pytest.mark.parametrize(
-    "state", [{"state": "failed"}, {"state": "stopped", "reason": "No such model."}, {"state": "draining"}]
-)
+@pytest.mark.parametrize("state", [{"state": "failed"}, {"state": "stopped"}, {"state": "draining"}])
 def test_a_wake_that_failed_is_waited_for_no_longer(state: Mapping[str, Any]) -> None:
     looks = iter([state])
     assert until_ready(STARTING, lambda: next(looks), say=lambda line: None, pause=lambda seconds: None) == state

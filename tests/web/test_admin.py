@@ -65,7 +65,7 @@ async def test_a_wake_starts_it_and_is_answered_at_once_with_how_long_it_takes()
     async with house(ready_at_once=False, usual_start=40.0) as h:
         told = await ask(h, "POST", "/wake", KEY)
         assert (told.status, told.json["state"], told.json["ready"]) == (200, "starting", False)
-        assert told.json["expected_seconds"] == pytest.approx(40.0, abs=2)
+        assert 0 < told.json["expected_seconds"] <= 40.0
         assert told.json["progress"]["phase"] == "ordered"
         assert "Content-Type: application/json" in told.head
         await h.until(lambda: h.provider.starts == 1)
@@ -232,10 +232,12 @@ async def test_what_was_not_started_here_is_not_stopped_here() -> None:
 )
 async def test_it_is_kept_warm_for_as_long_as_is_said(wish: object, seconds: float) -> None:
     async with house(admin=True, idle_timeout=0.05) as h:
+        clock = asyncio.get_running_loop().time
+        before = clock()
         told = await ask(h, "POST", "/admin/keep-warm", body={"for": wish})
         assert (told.status, told.json["warm_by"]) == (200, "keep-warm")
         until = h.conductor.snapshot().warm_until
-        assert until is not None and until - asyncio.get_running_loop().time() == pytest.approx(seconds, abs=5)
+        assert until is not None and before + seconds <= until <= clock() + seconds
         await h.until(lambda: h.state is State.READY)
         assert h.provider.starts == 1
 
