@@ -450,10 +450,10 @@ class Settings(BaseModel):
         "What happens to what is rented when the gateway ends: *stop* waits up to 30 s beyond `DRAIN_TIMEOUT` for the "
         "vendor to confirm it; *leave* is for a successor.",
     )
-    self_stop_after: Seconds = _money(
+    self_stop_after: Annotated[float | None, kinds.SPAN_OR_NEVER] = _money(
         1800.0,
-        "A rented worker that has never heard of its controller stops itself after this long without an authenticated "
-        "request.",
+        "A worker in a rented machine that has never heard of a controller stops that machine after this long without "
+        "an authenticated request; *never* is for one that somebody rented by hand to run on.",
     )
     warm_schedule: Annotated[tuple[str, ...], kinds.SCHEDULE] = _money(
         (), "When the engine is kept up without being asked, such as `Mon-Fri 08:30-18:00 Europe/Berlin`."

@@ -121,9 +121,10 @@ class Watchdog:
 
     def start(self) -> None:
         words = self._machine.words
+        alone = f", or after {self._after:.0f} s (SELF_STOP_AFTER) without an authenticated request if none ever comes"
         self._say(
-            f"this {words.thing} ({self._machine.id}) stops itself when its controller's lease ends, or after "
-            f"{self._after:.0f} s (SELF_STOP_AFTER) without an authenticated request if none ever comes",
+            f"this {words.thing} ({self._machine.id}) stops itself when its controller's lease ends"
+            f"{'' if math.isinf(self._after) else alone}",
             "info",
         )
         if self._key_works is False:
@@ -197,7 +198,7 @@ class Watchdog:
             ends = self._man.ends_at(busy=busy, now=now)
             is_kept = busy and not self._man.has_lease
             return Facts(
-                stops_in=None if is_kept else ends - now,
+                stops_in=None if is_kept or math.isinf(ends) else ends - now,
                 by_lease=self._man.has_lease,
                 tries=self._man.tries,
                 failure=self._man.last_failure,

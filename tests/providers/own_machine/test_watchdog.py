@@ -20,7 +20,7 @@ WALL = 1_795_000_000
 class House:
     """One machine, its vendor's API, and what was said."""
 
-    def __init__(self, *, key: str = "pod-scoped") -> None:
+    def __init__(self, *, key: str = "pod-scoped", after: float = AFTER) -> None:
         self.answers: list[Answer | Unanswered] = []
         """To stops, in order; then 200."""
         self.looks: list[Answer | Unanswered] = []
@@ -30,7 +30,7 @@ class House:
         machine = OwnMachine(RUNPOD, "pod1", "https://api.runpod.example/v2", key)
         self.dog = Watchdog(
             machine,
-            after=AFTER,
+            after=after,
             open_transport=lambda: lent(self._transport),
             say=lambda line, level: self.said.append(f"{level}: {line}"),
             clock=self._loop.time,
@@ -264,3 +264,14 @@ def ended(dog: Watchdog) -> None:
         if thread.name == "dead-man":
             thread.join(30)
             assert not thread.is_alive()
+
+
+@in_simulated_time
+async def test_one_that_is_never_to_stop_for_want_of_use_still_obeys_a_lease() -> None:
+    async with House(after=float("inf")).running() as house:
+        await asyncio.sleep(86_400)
+        assert house.stops == [] and house.dog.facts().stops_in is None
+        assert house.dog.report().seconds_left == 0
+        house.lease(1)
+        await asyncio.sleep(310)
+        assert house.stops == [86_700]
