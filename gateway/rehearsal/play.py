@@ -27,9 +27,9 @@ from gateway.rehearsal.stage import Stage, body_of, pods_settings, unix
 from gateway.rehearsal.vendor import POD, Vendor
 
 PROMPT = "Say hello."
-LISTENS_WITHIN = 30.0
-ANSWERS_WITHIN = 90.0
-STOPS_WITHIN = 60.0
+LISTENS_WITHIN = 90.0
+ANSWERS_WITHIN = 180.0
+STOPS_WITHIN = 120.0
 """Seconds. On an idle machine all of it takes some twenty."""
 IDLE = 3
 """IDLE_TIMEOUT, seconds."""
