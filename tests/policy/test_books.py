@@ -144,7 +144,14 @@ def test_an_end_before_what_is_booked_ends_it_there() -> None:
     books = rented()
     books.apply(books.booking("wg-1", NOON + 10 * SECOND))
     books.apply(Entry("ended", NOON - HOUR, rental="wg-1"))
-    assert books.spent("2026-11", NOON + DAY) == 1_000
+    assert books.spent("2026-11", NOON + DAY) == 1_000 and books.rentals["wg-1"].ended == NOON + 10 * SECOND
+
+
+def test_what_is_booked_after_the_end_counts_beside_it() -> None:
+    books = rented()
+    books.apply(Entry("ended", NOON + 10 * SECOND, rental="wg-1"))
+    books.apply(Entry("booked", NOON + HOUR, rental="wg-1", amount=1_500, until=NOON + HOUR))
+    assert books.spent("2026-11", NOON + DAY) == 1_500
 
 
 def test_a_leap_of_the_clock_costs_nothing() -> None:
@@ -152,6 +159,16 @@ def test_a_leap_of_the_clock_costs_nothing() -> None:
     books.apply(Entry("leapt", NOON + 10 * SECOND, until=NOON + 5 * DAY))
     assert books.spent("2026-11", NOON + 5 * DAY) == 1_000
     assert books.spent("2026-11", NOON + 5 * DAY + 10 * SECOND) == 2_000
+
+
+def test_leaps_that_overlap_are_one() -> None:
+    """Two gateways with one ledger, whose clocks were both set."""
+    books = rented()
+    books.apply(Entry("leapt", NOON + 10 * SECOND, until=NOON + DAY))
+    books.apply(Entry("leapt", NOON + 20 * SECOND, until=NOON + DAY + 5 * SECOND))
+    books.apply(Entry("leapt", NOON + 2 * DAY, until=NOON + 3 * DAY))
+    assert books.spent("2026-11", NOON + DAY + 15 * SECOND) == 2_000
+    assert books.latest == NOON + 3 * DAY
 
 
 def test_what_was_booked_before_a_leap_was_known_stays_booked() -> None:

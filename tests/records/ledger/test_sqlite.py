@@ -122,6 +122,14 @@ def test_a_ledger_that_somebody_changed_is_not_believed(tmp_path: Path, order: s
         open_and_read(tmp_path)
 
 
+def test_who_reads_on_from_somewhere_is_told_of_damage_before_it(tmp_path: Path) -> None:
+    edit(kept(tmp_path, 3), "UPDATE entries SET amount = 5 WHERE seq = 1")
+    file = LedgerFile(usual_path(tmp_path))
+    with pytest.raises(LedgerDamaged):
+        file.read(2)
+    file.close()
+
+
 def test_a_damaged_one_stays_as_it_is_and_is_copied_once(tmp_path: Path) -> None:
     path = kept(tmp_path, 3)
     edit(path, "UPDATE entries SET amount = 5 WHERE seq = 2")
@@ -284,6 +292,10 @@ async def test_a_line_whose_writer_was_cancelled_before_it_began_is_not_written(
     await asyncio.wait({writing})
     disk.go_on()
     assert open_and_read(tmp_path) == []
+
+
+async def test_closing_waits_for_no_disk_that_hangs(tmp_path: Path) -> None:
+    await SqliteLedger(usual_path(tmp_path), within=0.01, run=Hanging()).close()
 
 
 async def test_a_line_that_came_late_is_seen_by_the_next_one(tmp_path: Path) -> None:
