@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -128,3 +129,10 @@ def test_a_gpu_without_a_price_is_exit_code_2_and_says_which_have_one(typed):
 @pytest.mark.parametrize("words", [("--hours-per-day", "25"), ("--gpu", "L4"), ("--hours-per-day", "x")])
 def test_what_makes_no_sense_is_exit_code_2(typed, words):
     assert typed(*words).exit_code == 2
+
+
+@pytest.mark.parametrize("words", [("--gpu", "4090"), ()], ids=["one", "all"])
+def test_the_page_shows_what_the_command_says(typed, words):
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "what-a-month-costs.md"
+    table = typed("--hours-per-day", "10", *words).stdout.split("\n\n")[1]
+    assert table in page.read_text("utf-8"), "copy the table of the command to the page"
