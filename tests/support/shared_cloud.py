@@ -4,7 +4,7 @@ The cloud carries out whatever reaches it, however late, and remembers who asked
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.providers.base import (
@@ -22,7 +22,7 @@ from gateway.providers.base import (
     Rental,
 )
 from gateway.providers.renting.page import Page, Terms
-from gateway.providers.renting.seat import Seat
+from gateway.providers.renting.seat import Board, Seat
 from gateway.providers.renting.shared import Shared
 from gateway.providers.renting.vendor import Unanswered
 from gateway.records.board.memory import MemoryBoard
@@ -42,21 +42,36 @@ class Cloud:
     most: int = 0
     """Of them at once."""
     boot: float = 30.0
+    pace: float = 5.0
+    """Between two looks of who watches."""
     down: bool = False
     refuses: ProviderError | None = None
     deaf: bool = False
     """Stops are answered and not carried out."""
 
-    async def call(self, who: str, what: str) -> None:
+    takes: Callable[[], float] = lambda: CALL
+    """Seconds that a call takes, drawn anew for each."""
+
+    async def call(self, who: str, what: str, deed: Callable[[], None] = lambda: None) -> None:
+        """Once it is sent it is carried out, whatever becomes of whoever sent it."""
         self.asked.append((who, what))
-        await asyncio.sleep(CALL / 2)
+        takes = self.takes()
+        if not self.down:
+            asyncio.get_running_loop().call_later(takes / 2, deed)
+        await asyncio.sleep(takes)
         if self.down:
             raise ProviderError("The cloud does not answer.")
 
     def create(self, name: str) -> None:
+        if self.refuses is not None:
+            return
         self.begun += 1
         self.running[name] = 8000 + self.begun
         self.most = max(self.most, len(self.running))
+
+    def end(self, name: str) -> None:
+        if not self.deaf:
+            self.running.pop(name, None)
 
     def who(self, what: str) -> list[str]:
         return [who for who, asked in self.asked if asked == what]
@@ -110,7 +125,7 @@ class CloudRenter:
 
     def __init__(self, who: str, cloud: Cloud, seat: Seat) -> None:
         self._who, self._cloud, self._seat = who, cloud, seat
-        self._pace = 5.0
+        self._pace = cloud.pace
         self._suspected = asyncio.Event()
         self._journal: Journal | None = None
 
@@ -118,13 +133,13 @@ class CloudRenter:
     def profile(self) -> Profile:
         return Profile(models=("fake",), concurrency=4)
 
-    async def _call(self, what: str) -> None:
+    async def _call(self, what: str, deed: Callable[[], None] = lambda: None) -> None:
         """The fence, as every call has it; then the call is on its way, and is carried out whatever happens here."""
         try:
             await self._seat.look_again(self._seat.terms.call)
         except Unanswered as error:
             raise ProviderError("The cloud does not answer as it should.", detail=error.reason) from error
-        await self._cloud.call(self._who, what)
+        await self._cloud.call(self._who, what, deed)
 
     def _instance(self, name: str) -> Instance:
         return Instance(name, self.name, Endpoint(""), 0.0, 100, name)
@@ -138,12 +153,14 @@ class CloudRenter:
             return self._instance(name)
         name = journal.next_name()
         await journal.intend(Rental(name, self.name, intent.upstream, intent.run, 100))
-        await self._call("start")
-        if self._cloud.refuses is not None:
+        try:
+            await self._call("start", lambda: self._cloud.create(name))
+        except ProviderError as error:
+            error.instance = self._instance(name)
+            raise
+        if self._cloud.refuses is not None and name not in self._cloud.running:
             await journal.void(name, "refused")
             raise self._cloud.refuses
-        self._cloud.create(name)
-        await asyncio.sleep(CALL / 2)
         return self._instance(name)
 
     async def watch(self, instance: Instance) -> AsyncIterator[News]:
@@ -179,9 +196,7 @@ class CloudRenter:
     async def wake(self, instance: Instance) -> None: ...
 
     async def stop(self, instance: Instance, *, within: float) -> None:
-        await self._call("stop")
-        if not self._cloud.deaf:
-            self._cloud.running.pop(instance.name, None)
+        await self._call("stop", lambda: self._cloud.end(instance.name))
         await self._call("look")
         if instance.name in self._cloud.running:
             raise ProviderError("The cloud has not confirmed the stop.")
@@ -207,7 +222,7 @@ class CloudRenter:
 class Line:
     """One gateway's way to the board, which can be cut."""
 
-    def __init__(self, board: MemoryBoard) -> None:
+    def __init__(self, board: Board) -> None:
         self._board = board
         self.cut = False
 
@@ -223,13 +238,14 @@ class Line:
         if self.cut:
             raise ConnectionRefusedError("no way to the board")
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        await self._board.close()
 
 
 class Replica:
     """One gateway, with what a conductor would do for it said by the test."""
 
-    def __init__(self, name: str, board: MemoryBoard, cloud: Cloud, ledger: Ledger, terms: Terms | None = None) -> None:
+    def __init__(self, name: str, board: Board, cloud: Cloud, ledger: Ledger, terms: Terms | None = None) -> None:
         self.name = name
         self.line = Line(board)
         self.ledger = ledger
@@ -282,6 +298,13 @@ class Replica:
         if alive:
             await asyncio.wait(alive)
         shared._keeper = None
+
+    async def die_for_good(self) -> None:
+        """The same, and whatever the test still has of it ends."""
+        await self.die()
+        self.shared._closing = True
+        if not self.shared._round_over.done():
+            self.shared._round_over.set_result(None)
 
     def wake(self) -> None:
         """It was only paused: its next look is made now."""

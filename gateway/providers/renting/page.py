@@ -48,8 +48,6 @@ class Terms:
     """Between two looks at the board."""
     blind: float = 300.0
     """Whoever decides and cannot reach the board for so long ends the instance: what it costs can't be written down."""
-    lag: float = 60.0
-    """What a vendor does not list for so long, on three looks, does not exist."""
 
     def __post_init__(self) -> None:
         if not 0 < self.call < self.lease or not self.beat * 3 <= min(self.lease - self.call, self.interest):

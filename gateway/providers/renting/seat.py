@@ -68,6 +68,8 @@ class Seat:
         self.clock = clock or asyncio.get_running_loop().time
         self.page = Page()
         """As it was seen last."""
+        self._version = ""
+        """Of the text that was read last. After a write of ours it is another, which nobody told us."""
         self.want: Want | None = None
         """What the next beat says that this replica wants."""
         self.suspects = 0
@@ -160,7 +162,8 @@ class Seat:
         try:
             async with self._one:
                 version, text = await self._board.read()
-            page = Page.read(text)
+            page = self.page if version and version == self._version else Page.read(text)
+            self._version = version
         except PageError as error:
             self._reached = False
             raise OSError(f"the replicas' board holds something else: {error}") from error
@@ -189,6 +192,7 @@ class Seat:
         return True
 
     async def _put(self, page: Page, version: str) -> bool:
+        self._version = ""
         try:
             async with self._one:
                 return await self._board.write(page.text(), version)

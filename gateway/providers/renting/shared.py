@@ -222,6 +222,8 @@ class Shared:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=POLITE)
+        if not self._round_over.done():
+            self._round_over.set_result(None)  # whoever waits for a look is told that there will be none
         if self._keeper is not None:
             await self._seat.leave(in_order=in_order)
         for feed in self._feeds.values():
