@@ -28,8 +28,25 @@ WITHIN = 10.0
 """Seconds for one: a gateway whose loop hangs for longer does not answer, says the command line."""
 
 
+ADDRESS_MOST = 107
+"""Bytes of a path that a unix socket's address has room for (unix(7))."""
+
+
 def socket_name(port: int) -> str:
     return f"control-{port}.sock"
+
+
+@contextmanager
+def address_of(path: Path) -> Iterator[str]:
+    """The path as an address to bind or connect to, also where it is longer than one may be."""
+    if len(os.fsencode(path)) <= ADDRESS_MOST:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 class NoAnswer(Exception):
@@ -54,7 +71,8 @@ class Running:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as there:
             there.settimeout(within)
             try:
-                there.connect(str(self.path))
+                with address_of(self.path) as address:
+                    there.connect(address)
                 there.sendall(json.dumps(dict(order)).encode() + b"\n")
             except OSError as error:
                 raise NoAnswer(f"The gateway on port {self.port} cannot be asked: {error}.") from error
@@ -137,7 +155,8 @@ def _listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as there:
         there.settimeout(WITHIN)
         try:
-            there.connect(str(path))
+            with address_of(path) as address:
+                there.connect(address)
             return peer_of(there) == os.geteuid()
         except OSError:
             return False

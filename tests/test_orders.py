@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.orders import NoAnswer, Running, running, socket_name
+from gateway.orders import NoAnswer, Running, address_of, running, socket_name
 from tests.support.answering import gateway
 
 
@@ -22,6 +22,14 @@ def test_one_is_found_by_its_port(tmp_path: Path) -> None:
         assert found(tmp_path, 9000) == [(9000, str(tmp_path))]
         assert found(tmp_path, 7000) == []
         assert [port for port, _ in found(tmp_path, 0)] == [8000, 9000]
+
+
+def test_a_folder_with_a_long_name_is_no_hindrance(tmp_path: Path) -> None:
+    """A socket's address has room for 107 bytes."""
+    folder = tmp_path / ("x" * 120)
+    with gateway(folder, 8000, b'{"ok": true}\n'):
+        (there,) = (each for each in running(8000, {"WAKEGATE_RUN_DIR": str(folder)}) if each.path.parent == folder)
+        assert there.ask({"do": "status"}) == {"ok": True}
 
 
 def test_what_a_killed_gateway_left_is_none(tmp_path: Path) -> None:
@@ -85,7 +93,8 @@ def test_one_that_is_gone_says_nothing(tmp_path: Path) -> None:
 def test_one_that_hangs_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     path = tmp_path / socket_name(8000)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
+        with address_of(path) as address:
+            listener.bind(address)
         listener.listen()
         with pytest.raises(NoAnswer, match="did not answer in time"):
             Running(8000, path).ask({"do": "status"}, within=0.05)

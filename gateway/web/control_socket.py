@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import Refused, refuse
-from gateway.orders import peer_of, socket_name
+from gateway.orders import address_of, peer_of, socket_name
 from gateway.web.control import Control
 
 WHO = "the command line"
@@ -52,7 +52,8 @@ class ControlSocket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             os.fchmod(listener.fileno(), 0o600)  # before it has a name: it is never there with other rights
-            listener.bind(str(self.path))
+            with address_of(self.path) as address:
+                listener.bind(address)
             listener.listen(AT_ONCE)
             listener.setblocking(False)
             self._server = await asyncio.start_unix_server(self._enter, sock=listener, limit=QUESTION_MOST)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gateway.orders import socket_name
+from gateway.orders import address_of, socket_name
 
 
 @contextmanager
@@ -15,7 +15,8 @@ def gateway(folder: Path, port: int = 8000, *answers: bytes) -> Iterator[list[by
     folder.mkdir(mode=0o700, exist_ok=True)
     asked: list[bytes] = []
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / socket_name(port)))
+        with address_of(folder / socket_name(port)) as address:
+            listener.bind(address)
         listener.listen()
 
         def serve() -> None:

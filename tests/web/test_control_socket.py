@@ -13,11 +13,17 @@ from typing import Any
 
 import pytest
 
+from gateway.orders import address_of, peer_of
 from gateway.policy.lifecycle.machine import TurnedAway
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Profile
 from gateway.web.control_socket import AT_ONCE, QUESTION_MOST, ControlSocket
 from tests.support.house import House, house
+
+
+async def dial(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    with address_of(path) as address:
+        return await asyncio.open_unix_connection(address)
 
 
 @dataclass
@@ -28,7 +34,7 @@ class Line:
     door: ControlSocket
 
     async def ask(self, question: object) -> dict[str, Any]:
-        reader, writer = await asyncio.open_unix_connection(str(self.door.path))
+        reader, writer = await dial(self.door.path)
         writer.write((question if isinstance(question, bytes) else json.dumps(question).encode()) + b"\n")
         answer: dict[str, Any] = json.loads(await reader.readline())
         writer.close()
@@ -55,8 +61,8 @@ async def test_nobody_else_may_speak_there_and_it_goes_with_the_gateway(tmp_path
 
 
 async def test_what_a_killed_gateway_left_is_no_hindrance(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(tmp_path / "control-8000.sock"))
+    with socket.socket(socket.AF_UNIX) as left, address_of(tmp_path / "control-8000.sock") as address:
+        left.bind(address)
     async with line(tmp_path) as on:
         assert (await on.ask({"do": "status"}))["ok"] is True
 
@@ -122,7 +128,7 @@ async def test_what_is_no_order_does_nothing(tmp_path: Path, question: object) -
 
 async def test_too_long_a_question_gets_no_answer(tmp_path: Path) -> None:
     async with line(tmp_path) as on:
-        reader, writer = await asyncio.open_unix_connection(str(on.door.path))
+        reader, writer = await dial(on.door.path)
         writer.write(b"x" * (3 * QUESTION_MOST) + b"\n")
         try:
             assert await reader.read() == b""
@@ -134,7 +140,7 @@ async def test_too_long_a_question_gets_no_answer(tmp_path: Path) -> None:
 
 async def test_whoever_only_looks_is_no_question(tmp_path: Path) -> None:
     async with line(tmp_path) as on:
-        reader, writer = await asyncio.open_unix_connection(str(on.door.path))
+        reader, writer = await dial(on.door.path)
         writer.write_eof()
         assert await reader.read() == b""
         writer.close()
@@ -142,9 +148,9 @@ async def test_whoever_only_looks_is_no_question(tmp_path: Path) -> None:
 
 async def test_so_many_may_speak_at_once_and_no_more(tmp_path: Path) -> None:
     async with line(tmp_path) as on:
-        some = [await asyncio.open_unix_connection(str(on.door.path)) for _ in range(AT_ONCE)]
+        some = [await dial(on.door.path) for _ in range(AT_ONCE)]
         await on.home.until(lambda: f"{AT_ONCE} speak" in repr(on.door))
-        reader, writer = await asyncio.open_unix_connection(str(on.door.path))
+        reader, writer = await dial(on.door.path)
         assert await reader.read() == b""
         for _, each in [*some, (reader, writer)]:
             each.close()
@@ -160,7 +166,7 @@ async def test_a_stop_is_answered_at_once_and_again_when_it_is_over(tmp_path: Pa
     async with line(tmp_path) as on:
         await on.ask({"do": "wake"})
         await on.home.until(lambda: on.home.state is State.READY)
-        reader, writer = await asyncio.open_unix_connection(str(on.door.path))
+        reader, writer = await dial(on.door.path)
         writer.write(json.dumps({"do": "stop", "leave": leave}).encode() + b"\n")
         assert json.loads(await reader.readline())["ok"] is True
         assert on.home.ends == [leave]
@@ -181,7 +187,7 @@ async def test_what_was_not_started_here_is_not_left_here(tmp_path: Path) -> Non
 
 async def test_who_asked_and_left_holds_no_end_up(tmp_path: Path) -> None:
     async with line(tmp_path) as on:
-        _, writer = await asyncio.open_unix_connection(str(on.door.path))
+        _, writer = await dial(on.door.path)
         writer.write(b'{"do": "stop"}\n')
         await on.home.until(lambda: on.home.ends)
         writer.close()
@@ -191,9 +197,8 @@ async def test_who_asked_and_left_holds_no_end_up(tmp_path: Path) -> None:
 
 async def test_its_owner_is_asked_of_the_kernel(tmp_path: Path) -> None:
     """Another user's process could have been handed the connection; only root can try that here."""
-    from gateway.orders import peer_of
-
     async with line(tmp_path) as on:
         with socket.socket(socket.AF_UNIX) as there:
-            there.connect(str(on.door.path))
+            with address_of(on.door.path) as address:
+                there.connect(address)
             assert peer_of(there) == os.geteuid()
