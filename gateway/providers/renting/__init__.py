@@ -7,4 +7,5 @@
 `leases.py`: leave for the worker in it to go on, sent for as long as it is followed.
 `certificates.py`: what a worker in it shows instead of one that an authority signed.
 `several.py`: several of them in order, as one.
+`shared.py`: one of them for several gateways: `page.py` is what they agree on, `seat.py` who of them decides.
 """
