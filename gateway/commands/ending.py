@@ -6,7 +6,7 @@ It believes the vendor alone: a stop counts when the vendor's own status says so
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gateway.providers.base import Instance, ProviderError, Renter
@@ -33,7 +33,7 @@ def end_rented(settings: "Settings", say: Say, *, look_again: float = LOOK_AGAIN
     async def end() -> bool:
         renter = make_renter(settings)
         try:
-            return await end_all(renter, say, look_again=look_again)
+            return await end_everywhere(renter, say, look_again=look_again)
         finally:
             await renter.close()
 
@@ -42,6 +42,13 @@ def end_rented(settings: "Settings", say: Say, *, look_again: float = LOOK_AGAIN
     except CannotStart as error:
         say(str(error))
         return False
+
+
+async def end_everywhere(renter: Renter, say: Say, *, look_again: float = LOOK_AGAIN) -> bool:
+    """At each vendor in PROVIDER by itself: one that cannot be asked keeps nothing running at another."""
+    renters: Sequence[Renter] = getattr(renter, "renters", (renter,))
+    ended = await asyncio.gather(*(end_all(each, say, look_again=look_again) for each in renters))
+    return all(ended)
 
 
 async def end_all(

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from gateway.commands.ending import IN_ALL, LOOK_AGAIN, end_all, end_rented
+from gateway.commands.ending import IN_ALL, LOOK_AGAIN, end_all, end_everywhere, end_rented
 from gateway.config import Settings
 from gateway.providers.base import Bill, Endpoint, Instance, ProviderError
+from gateway.providers.renting.several import Several
 from gateway.renting import prefix_of
 from gateway.surroundings import settings_here
 from tests.emulators.runpod import RunPodCloud, Served
@@ -61,6 +62,17 @@ async def end(vendor: Vendor) -> tuple[bool, list[str], float]:
     began = asyncio.get_running_loop().time()
     done = await end_all(vendor, said.append)  # type: ignore[arg-type]
     return done, said, asyncio.get_running_loop().time() - began
+
+
+@in_simulated_time
+async def test_a_vendor_that_cannot_be_asked_keeps_nothing_running_at_another() -> None:
+    down = Vendor(lists=[failing("Vast refuses the key of this gateway.", lasting=True)], name="vast")
+    up, said = Vendor([pod("a")]), list[str]()
+    assert not await end_everywhere(Several([down, up]), said.append)  # type: ignore[list-item]
+    assert up.there == []
+    assert "vast cannot be asked: Vast refuses the key of this gateway." in said
+    assert "a (runpod-pod) has ended, says the vendor." in said
+    assert await end_everywhere(Several([Vendor(name="vast"), up]), said.append)  # type: ignore[list-item]
 
 
 @in_simulated_time

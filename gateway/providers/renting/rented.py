@@ -477,7 +477,7 @@ class RentedProvider:
         title = self._vendor.title
         reason, code, lasting = {
             "key": (f"{title} refuses the key of this gateway.", "provider_auth", True),
-            "balance": (f"The account at {title} has no money left.", "start_failed", True),
+            "balance": (f"The account at {title} has no money left.", "provider_auth", True),
             "capacity": (f"{title} has no free machine of this kind right now.", "no_capacity", False),
             "not_found": (f"{title} does not know what is to be started.", "start_failed", True),
             "conflict": (f"{title} cannot start it in the state that it is in.", "start_failed", False),

@@ -285,7 +285,7 @@ def break_pod(cloud: RunPodCloud) -> None:
     ("break_it", "code", "lasting", "word"),
     [
         (break_capacity, "no_capacity", False, "no free machine"),
-        (break_balance, "start_failed", True, "no money"),
+        (break_balance, "provider_auth", True, "no money"),
         (break_lock, "start_failed", True, "locked"),
         (break_key, "provider_auth", True, "refuses the key"),
         (break_pod, "start_failed", True, "does not know"),
