@@ -191,6 +191,9 @@ class CloudRenter:
     def suspect(self, instance: Instance) -> None:
         self._suspected.set()
 
+    def whereabouts(self, instance: Instance) -> tuple[str, Endpoint] | None:
+        return "id", instance.endpoint
+
     async def rest(self, instance: Instance) -> None: ...
 
     async def wake(self, instance: Instance) -> None: ...

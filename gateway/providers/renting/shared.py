@@ -247,6 +247,21 @@ class Shared:
         """Whether it is what the replicas share, here or elsewhere in use, and no orphan."""
         return self._is_shared(instance)
 
+    @property
+    def held(self) -> Instance | None:
+        """What runs for all, where this replica looks after it: it alone sends leases to the worker in it, also while
+        nobody here wants it."""
+        life = self._seat.page.life
+        return self._completed(life.instance) if self.decides and life is not None and life.instance else None
+
+    def whereabouts(self, instance: Instance) -> tuple[str, Endpoint] | None:
+        """The vendor's id of it and where it answers; None: not known, or another replica's business."""
+        find = getattr(self._inner, "whereabouts", None)
+        if find is None or not self.decides:
+            return None
+        found: tuple[str, Endpoint] | None = find(instance)
+        return found
+
     def must_end(self, within: float, reason: str) -> None:
         """The instance may go on for only so long, whoever wants it: the budget, MAX_RUNTIME."""
         at = self._loop.time() + within

@@ -583,6 +583,8 @@ async def test_the_others_know_what_runs_and_what_the_next_one_costs_from_the_bo
     first = await one.start()
     assert [each.name for each in await other.shared.list()] == [first.name]
     assert other.shared.cares_for(first)
+    assert one.shared.held == first and other.shared.held is None
+    assert one.shared.whereabouts(first) == ("id", first.endpoint) and other.shared.whereabouts(first) is None
     with pytest.raises(ProviderError):
         await other.shared.bills(0, 1)
     assert await one.shared.bills(0, 1) == []
