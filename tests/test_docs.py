@@ -1,5 +1,6 @@
 """The documentation says what the code does: generated pages are up to date, names exist, links lead somewhere."""
 
+import json
 import re
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from gateway.cli import app
 from gateway.config import FOREIGN, INTERNAL_NAMES, NAMES_TO_FIELD, PREFIX, SETTINGS, VLLM_KEYS, load
 from gateway.doctor.findings import CATALOGUE as FINDINGS
 from gateway.errors import CATALOGUE
+from gateway.providers.runpod_pod.provider import Spec
 from gateway.surroundings import read_file
 from scripts.make_reference import PAGES, ROOT, cli_page, doctor_page, errors_page, settings_page
+from tests.emulators.runpod import RunPodCloud
 
 DOCUMENTS = sorted(
     [*(ROOT / "docs").rglob("*.md"), *(path for path in ROOT.glob("*.md")), *(ROOT / "tests").rglob("*.md")]
@@ -167,6 +170,49 @@ def test_every_test_that_a_document_names_exists(path: Path) -> None:
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text(encoding="utf-8")):
         text = (ROOT / file).read_text(encoding="utf-8")
         assert re.search(rf"^((async )?def {name}\(|{name} = )", text, re.MULTILINE), f"{file} has no {name}"
+
+
+def test_each_promise_about_money_names_the_tests_that_hold_it() -> None:
+    text = (ROOT / "docs" / "explanation" / "money.md").read_text(encoding="utf-8")
+    promised = re.findall(r"^\*\*(.+?)\.\*\*", text.partition("## The promises")[2].partition("\n## ")[0], re.MULTILINE)
+    held: dict[str, list[str]] = {}
+    promise = ""
+    for row in re.findall(r"^\| (.+) \|$", text.partition("## Which tests hold it")[2], re.MULTILINE):
+        name, _, tests = (cell.strip() for cell in f" {row} ".split(" | "))
+        promise = name or promise
+        held.setdefault(promise, []).extend(re.findall(r"`tests/[\w/]+\.py::\w+`", tests))
+    del held["promise"]
+    assert len(promised) >= 6 and list(held) == promised
+    assert all(held.values()), held
+
+
+RENT = (ROOT / "docs" / "how-to" / "rent-a-gpu.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "block", re.findall(r"^```json\n(.*?)^```", RENT, re.MULTILINE | re.DOTALL), ids=["ours", "vllm"]
+)
+def test_a_pod_spec_to_copy_is_one_that_runpod_takes(block: str) -> None:
+    """Each GPU that it names, as the gateway asks for it, by an emulator that follows RunPod's schema."""
+    spec = Spec.read(block)
+    cloud = RunPodCloud()
+    for candidate in spec.candidates:
+        body = {**spec.body, candidate.kind: dict(candidate.config), "name": "wakegate-0-0"}
+        answer = cloud.handle(
+            "POST", "/v2/pods", {"Authorization": f"Bearer {cloud.key}"}, json.dumps(body).encode(), 0
+        )
+        assert answer.status == 201, answer
+    assert len(spec.candidates) == len(cloud.creates) == 2
+
+
+def test_the_settings_to_copy_for_renting_rent_with_every_line_taken_in(tmp_path: Path) -> None:
+    [block] = re.findall(r"^```ini\n(.*?)^```", RENT, re.MULTILINE | re.DOTALL)
+    for path in set(re.findall(r"=(/srv/wakegate/\S+)", block)):
+        (tmp_path / Path(path).name).write_text("sk-0123456789abcdef\n")
+        block = block.replace(path, str(tmp_path / Path(path).name))
+    (tmp_path / ".env").write_text(re.sub(r"^# ", "", block, flags=re.MULTILINE).replace("…", "T0"))
+    settings = load({}, read=read_file, dotenv=tmp_path / ".env")
+    assert settings.warnings == () and settings.rents and settings.runpod_pod_spec == str(tmp_path / "pod.json")
 
 
 def test_the_example_of_a_dotenv_loads_with_every_line_taken_in(tmp_path: Path) -> None:
