@@ -145,6 +145,7 @@ class Treasury:
         self._due: dict[str, float] = {}
         self._fails: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
+        self._began = self._loop.time()
 
     def __repr__(self) -> str:
         settled = "settled" if self._settled.is_set() else f"not settled ({self._trouble})"
@@ -157,6 +158,7 @@ class Treasury:
 
     def begin(self) -> None:
         """From now on it looks. Callers are held meanwhile, and nothing is started before it is settled."""
+        self._began = self._loop.time()
         self._task = self._loop.create_task(self._run(), name="treasury")
 
     async def close(self) -> None:
@@ -196,6 +198,11 @@ class Treasury:
 
     def standing(self) -> Standing:
         return budget.standing(self.books, self.terms, self.at)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the ledger was read: before that its figures say nothing."""
+        return self._ledger is not None
 
     @property
     def ends_in(self) -> float | None:
@@ -404,6 +411,8 @@ class Treasury:
         if self._ledger is None:
             await self._try("open", self._read_ledger)
             if self._ledger is None:
+                if self._loop.time() >= self._began + self._tempo.unwritten_most and self._is_due("uncounted"):
+                    await self._try("uncounted", self._stop_what_nobody_counts)
                 return
         if "reread" in self._due and self._is_due("reread"):
             await self._try("reread", self._reread)
@@ -453,17 +462,26 @@ class Treasury:
     def _next_due(self) -> float:
         now = self._loop.time()
         if self._ledger is None:
-            return self._due.get("open", now)
+            uncounted = self._due.get("uncounted", self._began + self._tempo.unwritten_most)
+            return min(self._due.get("open", now), max(uncounted, now + 1.0))
         if not self._settled.is_set():
             return self._due.get("rebuild", now)
         names = ("reread", "reconcile", "storage", "bills", "warn", *(("book",) if self.books.open else ()))
         due = [self._due[name] for name in names if name in self._due]
         ends, conductor = self._ends(), self._conductor
-        if ends is not None and conductor is not None and conductor.state not in DOWN and conductor.run != self._ended_run:
+        up = conductor is not None and conductor.state not in DOWN and conductor.run != self._ended_run
+        if ends is not None and up:
             due.append(now + max(0.0, (ends - self.at) / 1000))
         if self._unwritten_since is not None:
             due.append(max(now + 1.0, self._unwritten_since + self._tempo.unwritten_most))
         return min(due, default=now + self._tempo.reconcile)
+
+    async def _stop_what_nobody_counts(self) -> float:
+        """The ledger cannot even be opened: whatever of ours still runs costs unseen, and is ended."""
+        for instance in await self._provider.list():
+            self._alarm("ledger", f"{instance.id} is stopped: what it costs cannot be written down.", instance.id)
+            await self._provider.stop(instance, within=60.0)
+        return self._tempo.reconcile
 
     async def _read_ledger(self) -> float | None:
         ledger = await self._open_ledger()

@@ -94,7 +94,7 @@ class Pods(Played):
 class Disk(MemoryLedger):
     """One that can be full."""
 
-    full = False
+    full = gone = False
 
     async def append(self, entry: Entry, seq: int) -> bool:
         if self.full:
@@ -113,6 +113,8 @@ class On:
         self.shift = 0.0
 
         async def opened() -> Disk:
+            if disk.gone:
+                raise OSError(5, "Input/output error")
             return disk
 
         terms = Terms(facts.pop("monthly", 20_000_000), 60_000, 1_800_000)
@@ -386,6 +388,20 @@ async def test_what_runs_while_nothing_can_be_written_is_ended_after_a_while() -
         on.pods.may_cut = True
         assert await caller == "start_failed"
         await until(lambda: not on.pods.running)
+
+
+@in_simulated_time
+async def test_what_runs_while_the_ledger_cannot_even_be_opened_is_stopped_after_a_while() -> None:
+    pods, disk = Pods(), Disk()
+    async with rented(pods, disk) as on:
+        assert await on.come("r") == "answered"
+    disk.gone = True
+    async with rented(pods, disk) as on:
+        await asyncio.sleep(200)
+        assert pods.running, "a disk may come back"
+        await asyncio.sleep(200)
+        assert not pods.running
+        assert ("ledger", "i1") in on.alarms
 
 
 @in_simulated_time

@@ -1,9 +1,12 @@
 """A gateway that rents: real processes on both sides of an emulated RunPod, whose pod is a real worker."""
 
+import concurrent.futures
 import contextlib
+import http.client
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +107,49 @@ def test_a_pod_that_is_taken_away_is_replaced_for_whoever_heard_nothing_yet(tmp_
         rents.in_the_cloud(lambda cloud: cloud.take_away("abc123"))
         status, answer = gateway.post("/v1/chat/completions", CHAT, timeout=120)
         assert (status, rents.begun) == (200, 2), answer
+
+
+@pytest.mark.parametrize("phase", ["booting", "answering", "stopping"])
+def test_killed_in_each_phase_nothing_is_left_running_and_nothing_is_started_twice(
+    phase: str, tmp_path: Path, rents: Landlord
+) -> None:
+    if phase == "booting":
+        rents.in_the_cloud(lambda cloud: setattr(cloud, "provisioning", 3.0))
+    with renting(tmp_path, rents, IDLE_TIMEOUT="3s") as gateway, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        caller = pool.submit(gateway.post, "/v1/chat/completions", CHAT | {"max_tokens": 400}, timeout=120)
+        match phase:
+            case "booting":
+                wait_for(rents.actions, SOON, "the start is ordered")
+            case "answering":
+                gateway.until("ready", within=SOON)
+            case "stopping":
+                caller.result()
+                wait_for(lambda: len(rents.actions()) > 1, SOON, "the stop is ordered")
+        kill(gateway)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            caller.result()
+        gateway.start()
+        wait_for(lambda: not rents.running and gateway.state() == "stopped", SOON, "it is stopped")
+        assert [action for action in rents.actions() if "action" not in action] == [], "nothing was created"
+        assert rents.begun == 1, "one start"
+
+
+def test_at_the_budgets_end_answers_have_their_grace_and_the_pod_is_stopped(tmp_path: Path, rents: Landlord) -> None:
+    """No start is begun that is not good for a minute, so this takes one."""
+    # Ten cents a second; a start needs 7.20.
+    money = {"HOURLY_PRICE": "360", "MONTHLY_BUDGET": "7.3", "BUDGET_GRACE": "2s", "START_MAX": "10s"}
+    with renting(tmp_path, rents, **money) as gateway:
+        answers: list[tuple[int, str]] = []
+
+        def ended() -> bool:
+            time.sleep(1)
+            status, answer = gateway.post("/v1/chat/completions", CHAT, timeout=120)
+            answers.append((status, answer["error"]["code"] if status != 200 else ""))
+            return status != 200
+
+        wait_for(ended, 2 * SOON, "the budget's end")
+        assert answers[0] == (200, "") and answers[-1] == (429, "insufficient_quota")
+        wait_for(lambda: not rents.running, SOON, "it is stopped")
+        spent = wait_for(lambda: spend(gateway)["spent_dollars"], 10, "it is in the ledger")
+        assert 6.5 < float(str(spent)) <= 7.3 + 0.6, "beyond the budget only what the stop took"
+        assert rents.actions() == ["POST /v2/pods/abc123/action"] * 2, "one start, one stop"
