@@ -363,6 +363,7 @@ class Renting:
             "reserved_dollars": standing.reserved / 1_000_000,
             "budget_dollars": None if standing.monthly is None else standing.monthly / 1_000_000,
             "left_dollars": None if standing.left is None else standing.left / 1_000_000,
+            "warned_percent": self.treasury.books.warned(standing.month),
             "renews": moment(standing.renews),
             "ends": None if standing.ends_at is None else moment(standing.ends_at),
             "trouble": self.treasury.trouble,

@@ -307,6 +307,25 @@ class TestContract:
         await case.provider.stop(instance, within=2)
         await watcher.gone()
 
+    @pytest.mark.parametrize("turns", [0, 1, 2, 5, 20])
+    async def test_a_start_that_is_cancelled_leaves_nothing_or_says_what(self, case: Case, turns: int) -> None:
+        """The conductor cancels a start call that hangs; what it may have begun must not become nobody's."""
+        start = asyncio.ensure_future(case.provider.start(Intent("main", 1), ListJournal()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        start.cancel()
+        left = None
+        try:
+            left = await start
+        except asyncio.CancelledError:
+            pass
+        except ProviderError as error:
+            left = error.instance
+        if left is not None:
+            await case.provider.stop(left, within=10)
+        assert await case.provider.list() == []
+        assert case.left() == []
+
     async def test_a_stop_during_the_start_is_a_stop(self, case: Case) -> None:
         instance = await case.provider.start(Intent("main", 1), ListJournal())
         await case.provider.stop(instance, within=2)
