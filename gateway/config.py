@@ -1098,17 +1098,18 @@ def _vendor_url_contradictions(s: Settings) -> Iterator[tuple[tuple[str, ...], s
     for field, own in VENDORS_OWN.items():
         url = str(getattr(s, field)).replace("{pod_id}", "x").replace("{port}", "1")
         host = host_and_port(url)[0].lower().rstrip(".")
-        if is_this_machine(host) or s.allow_custom_vendor_url:
+        if is_this_machine(host):
             continue
-        if host != own and not host.endswith(f".{own}"):
+        is_own = host == own or host.endswith(f".{own}")
+        if not is_own and not s.allow_custom_vendor_url:
             yield (
                 (field, "allow_custom_vendor_url"),
                 f"{field.upper()}: {shown(getattr(s, field))} is not at {own}, and would get the key or what is asked; "
                 "allowed: the vendor's own address, loopback, or ALLOW_CUSTOM_VENDOR_URL=true",
             )
-        elif not url.startswith("https://"):
+        elif url.startswith("http://") and (is_own or (is_public(host) and not s.allow_plain_http)):
             yield (
-                (field,),
+                (field, "allow_plain_http"),
                 f"{field.upper()}: {shown(getattr(s, field))} would send the key in the clear; allowed: https://",
             )
 

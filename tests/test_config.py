@@ -851,6 +851,7 @@ def test_an_unlimited_budget_must_be_typed() -> None:
         (without(RENTS, RUNPOD_API_URL="https://evil.example/v2"), "RUNPOD_API_URL"),
         (without(RENTS, RUNPOD_API_URL="https://evilrunpod.io"), "RUNPOD_API_URL"),
         (without(RENTS, RUNPOD_API_URL="http://api.runpod.io/v2"), "RUNPOD_API_URL"),
+        (without(RENTS, RUNPOD_API_URL="http://a.example/v2", ALLOW_CUSTOM_VENDOR_URL="true"), "RUNPOD_API_URL"),
         (without(RENTS, RUNPOD_PROXY_URL="https://{pod_id}.evil.example"), "RUNPOD_PROXY_URL"),
         (without(VAST, "VAST_API_KEY"), "VAST_API_KEY"),
         (without(VAST, "VAST_INSTANCE_ID"), "VAST_INSTANCE_ID"),
@@ -869,7 +870,10 @@ def test_nobody_rents_by_mistake(settings: dict[str, str], name: str) -> None:
 def test_a_vendor_elsewhere_is_allowed_by_its_own_setting_or_on_loopback() -> None:
     for url in ("http://127.0.0.1:9/v2", "http://localhost:9/v2", "https://eu.api.runpod.io/v2"):
         assert load(RENTS | {"RUNPOD_API_URL": url}).runpod_api_url == url
-    load(RENTS | {"RUNPOD_API_URL": "https://proxy.example/v2", "ALLOW_CUSTOM_VENDOR_URL": "true"})
+    elsewhere = RENTS | {"ALLOW_CUSTOM_VENDOR_URL": "true"}
+    load(elsewhere | {"RUNPOD_API_URL": "https://proxy.example/v2"})
+    load(elsewhere | {"RUNPOD_API_URL": "http://proxy.example/v2", "ALLOW_PLAIN_HTTP": "true"})
+    load(elsewhere | {"RUNPOD_API_URL": "http://emulator.internal:9/v2"})
 
 
 def test_a_created_pod_over_tcp_is_handed_its_certificate() -> None:

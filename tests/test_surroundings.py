@@ -404,6 +404,14 @@ def test_a_path_of_somebodys_is_made_absolute() -> None:
 # --- defaults that depend --------------------------------------------------------------------------------------------
 
 PLAIN = Surroundings(memory=10 * GIB, open_files=65536)
+RENTED = {
+    "PROVIDER": "runpod-pod",
+    "RUNPOD_POD_ID": "abc123",
+    "RUNPOD_API_KEY": "rpa_0123456789abcdef",
+    "UPSTREAM_API_KEY": "sk-fedcba9876543210",
+    "API_KEY": "sk-0123456789abcdef",
+    "MONTHLY_BUDGET": "20",
+}
 
 
 @pytest.mark.parametrize(
@@ -436,6 +444,10 @@ PLAIN = Surroundings(memory=10 * GIB, open_files=65536)
         ({}, replace(PLAIN, platform="runpod-pod"), {"health_mode": "strict"}),
         ({}, replace(PLAIN, platform="runpod-serverless"), {"health_mode": "auto", "idle_timeout": None}),
         ({"HEALTH_MODE": "always"}, PLAIN, {"health_mode": "always"}),
+        ({}, PLAIN, {"max_request_seconds": None}),
+        (RENTED, PLAIN, {"idle_timeout": 600.0, "max_request_seconds": 3600.0, "wake_on_start": False}),
+        (RENTED | {"INACTIVITY_LIMIT": "120"}, PLAIN, {"idle_timeout": 120.0}),
+        (RENTED | {"MAX_REQUEST_SECONDS": "off"}, PLAIN, {"max_request_seconds": None}),
     ],
 )
 def test_what_nobody_set_follows_from_the_machine(environ, around: Surroundings, values: dict[str, object]) -> None:
