@@ -485,6 +485,9 @@ class Door:
             visit.unheard = work
             self._unheard.add(work)
             work.add_done_callback(self._unheard.discard)
+            if self._max_seconds is not None:  # its caller's clock ended with its caller
+                end = asyncio.get_running_loop().call_at(visit.began + self._max_seconds, work.cancel)
+                work.add_done_callback(lambda _: end.cancel())
             work.add_done_callback(partial(_heard_by_nobody, body))
             ticket.goes_on_without_its_caller(work)
             raise

@@ -675,6 +675,18 @@ async def test_a_request_that_takes_too_long_is_ended_in_the_engine_too(body: di
         assert h.conductor.snapshot().in_flight == 0 and h.visits[0].unheard is None
 
 
+async def test_an_answer_that_nobody_hears_ends_at_max_request_seconds_too() -> None:
+    """One that never ends would keep what is rented for ever."""
+    async with house(cancels=False, script=silent, max_seconds=0.5) as h:
+        caller = asyncio.create_task(h.raw(h.request(CHAT)))
+        await h.until(lambda: h.engine.received)
+        caller.cancel()
+        await h.until(lambda: h.visits)
+        assert h.visits[0].outcome == "left"
+        await h.until(lambda: h.engine.left == 1)
+        await h.until(lambda: h.conductor.snapshot().in_flight == 0)
+
+
 async def test_an_answer_that_nobody_hears_is_one_of_its_keys_until_the_engine_is_done_with_it() -> None:
     finish = asyncio.Event()
 
