@@ -235,7 +235,7 @@ class Gateway:
             admission,
             limits=ConductorLimits(stop_within=10.0 if renting is None else 60.0, drain_reserve=reserve),
             limits_for=self._line_limits if s.max_concurrent_requests is None else None,
-            journal=renting.treasury if renting is not None else None,
+            journal=renting.journal if renting is not None else None,
             gate=renting.treasury.gate if renting is not None else lambda: None,
             pasts=lambda what: self._starts.pasts(self._kind_of_start(what)),
             on_change=self._telling.changed,
@@ -458,9 +458,9 @@ class Gateway:
         if self.fallback is not None:
             self.fallback.close()
             await self._loop.run_in_executor(None, self.fallback.purse.close, 2.0)
+        await self.conductor.close()
         if self.renting is not None:
             await self.renting.close()
-        await self.conductor.close()
         await self._bodies.close()
         await self._loop.run_in_executor(None, self.quotas.close, self._loop.time(), time.time())
         if self._orders is not None:

@@ -465,11 +465,13 @@ def make_provider(settings: Settings, around: Surroundings, boot: Boot) -> Provi
 
 
 def make_renter(settings: Settings, ears: "Ears | None" = None) -> "Renter":
-    """What has a card behind it. Needs a running loop, opens nothing. Raises CannotStart."""
+    """What has a card behind it. Needs a running loop, opens nothing. Raises CannotStart. Without `ears` it is for a
+    command that asks the vendor itself, whoever else shares what is rented."""
     from gateway import renting
 
+    make = renting.make_renter if ears is None else renting.make_shared
     try:
-        return renting.make_renter(settings, upstream=UPSTREAM, ears=ears)
+        return make(settings, upstream=UPSTREAM, ears=ears)
     except renting.CannotRent as error:
         raise CannotStart(str(error)) from error
 

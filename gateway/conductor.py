@@ -75,6 +75,8 @@ STOP_MARGIN = 30.0
 """Seconds beyond what a stop was given after which the provider's call is taken for hung. The local provider, with its
 guard stuck and its sweep slow, answers within 20."""
 
+WRITTEN_WITHIN = 5.0
+"""Seconds that the ledger has for the end of what was rented, once all else is over."""
 NEVER = float("inf")
 SERVING = (State.READY, State.DRAINING)
 """A drain lets those who are in line already have their turn, as long as it serves."""
@@ -135,7 +137,7 @@ class Ticket:
         self.instance = instance
         self.since = since
         """Loop time at which it came first."""
-        self.run: "Run | None" = None
+        self.run: Run | None = None
         """The start whose instance it has."""
         self.active = True
         """Whether its end counts as activity; the engine's own 4xx does not."""
@@ -308,6 +310,8 @@ class Conductor:
         self._expects = "start"
         self._detail = ""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writing: set[asyncio.Task[None]] = set()
+        """Ends that are being written down: the last thing that is given up."""
         self._events: deque[Event] = deque()
         self._telling = False
         self._told: tuple[State, Loading | None] | None = None
@@ -469,9 +473,11 @@ class Conductor:
 
     async def close(self) -> None:
         """After a drain, when all tickets are back: end what still runs here and give back the provider's sockets."""
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=WRITTEN_WITHIN)
         # What one of them says in its end may order another. Those that are done are not waited for again: from Python
         # 3.12 on that would not let the loop go round, and they would never be taken off the list.
-        while alive := [task for task in self._tasks if not task.done()]:
+        while alive := [task for task in (*self._tasks, *self._writing) if not task.done()]:
             for task in alive:
                 task.cancel()
             await asyncio.gather(*alive, return_exceptions=True)
@@ -712,7 +718,9 @@ class Conductor:
 
     def _end_rental(self, instance: Instance, why: str) -> None:
         if instance.name:
-            self._spawn(self._write_end(instance, why))
+            writing = self._loop.create_task(self._write_end(instance, why))
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
 
     async def _write_end(self, instance: Instance, why: str) -> None:
         """What cannot be written down goes on being counted, until somebody looks again: that errs on the safe side."""

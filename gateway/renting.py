@@ -6,10 +6,13 @@ elsewhere: an engine on this machine starts sooner without it.
 
 import asyncio
 import hashlib
+import importlib.util
 import json
+import secrets
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from gateway.conductor import Conductor, Snapshot
     from gateway.providers.probe import Sight
     from gateway.providers.renting.leases import Lessor, Told
+    from gateway.providers.renting.shared import Shared
+    from gateway.providers.renting.vendor import Transport
     from gateway.records.alerts import Alerts, Event, NoAlerts
     from gateway.records.metrics import Metrics
     from gateway.records.readings import MoneyFacts
@@ -62,11 +67,46 @@ def prefix_of(settings: Settings, upstream: str) -> str:
     return f"wakegate-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}-"
 
 
+Fence = Callable[["Transport"], "Transport"]
+"""Around a vendor's transport: lets a call through only for whoever may make it."""
+
+
 def make_renter(settings: Settings, *, upstream: str = "default", ears: Ears | None = None) -> Renter:
-    """What PROVIDER names. Needs a running loop, opens nothing. Raises CannotRent."""
-    ears = ears or Ears()
+    """What PROVIDER names, alone. Needs a running loop, opens nothing. Raises CannotRent."""
+    return _make_alone(settings, upstream, ears or Ears(), lambda transport: transport)
+
+
+def make_shared(settings: Settings, *, upstream: str = "default", ears: Ears | None = None) -> Renter:
+    """The same, shared with other gateways over the Redis in STATE_URL where that is one. Raises CannotRent."""
+    if not is_shared(settings):
+        return make_renter(settings, upstream=upstream, ears=ears)
+    if importlib.util.find_spec("redis") is None:
+        raise CannotRent("STATE_URL: a Redis needs its client; pip install 'wakegate[redis]', or leave STATE_URL out")
+    from gateway.providers.renting.seat import Seat, fenced, since_boot
+    from gateway.providers.renting.shared import Shared
+    from gateway.records.board.redis import RedisBoard
+
+    heard, key = ears or Ears(), _secret(settings.upstream_api_key)
+    me = f"{socket.gethostname()}-{secrets.token_hex(6)}"  # another one at each boot
+    seat = Seat(RedisBoard(settings.state_url or "", upstream), me=me, clock=since_boot)
+
+    def make() -> Renter:
+        return _make_alone(settings, upstream, heard, lambda transport: fenced(transport, seat))
+
+    def complete(endpoint: Endpoint) -> Endpoint:
+        """With the key, which does not lie on the board."""
+        return replace(endpoint, key=key) if endpoint.url else endpoint
+
+    return cast(Renter, Shared(make, seat, complete=complete))  # its name is read only
+
+
+def is_shared(settings: Settings) -> bool:
+    return (settings.state_url or "").startswith(("redis://", "rediss://"))
+
+
+def _make_alone(settings: Settings, upstream: str, ears: Ears, fence: Fence) -> Renter:
     made = {"runpod-pod": _make_runpod, "vast": _make_vast}
-    renters = [made[name](settings, upstream, ears) for name in settings.providers]
+    renters = [made[name](settings, upstream, ears, fence) for name in settings.providers]
     return renters[0] if len(renters) == 1 else Several(renters)
 
 
@@ -112,7 +152,7 @@ def _secret(value: Any) -> str:
     return str(value.get_secret_value()) if value is not None else ""
 
 
-def _make_runpod(settings: Settings, upstream: str, ears: Ears) -> Renter:
+def _make_runpod(settings: Settings, upstream: str, ears: Ears, fence: Fence) -> Renter:
     from gateway.providers.runpod_pod.provider import RunPodPod, Wishes
 
     s, sight = settings, _Sight()
@@ -136,7 +176,7 @@ def _make_runpod(settings: Settings, upstream: str, ears: Ears) -> Renter:
     transport, close = _transport(s.runpod_api_url, _secret(s.runpod_api_key), sight)
     return RunPodPod(
         wishes,
-        transport=transport,
+        transport=fence(transport),
         look=sight.look,
         now=time.time,
         close=close,
@@ -185,7 +225,7 @@ def _spec(text: str) -> Any:
         raise ValueError(f"It is not JSON: {str(error).partition(':')[0]}.") from None
 
 
-def _make_vast(settings: Settings, upstream: str, ears: Ears) -> Renter:
+def _make_vast(settings: Settings, upstream: str, ears: Ears, fence: Fence) -> Renter:
     from gateway.providers.vast.api import root_of
     from gateway.providers.vast.provider import VastProvider
 
@@ -193,7 +233,7 @@ def _make_vast(settings: Settings, upstream: str, ears: Ears) -> Renter:
     transport, close = _transport(root_of(s.vast_api_url), _secret(s.vast_api_key), sight)
     return VastProvider(
         s.vast_instance_id or "",
-        transport=transport,
+        transport=fence(transport),
         look=sight.look,
         now=time.time,
         port=s.vast_port,
@@ -229,7 +269,7 @@ def terms_of(settings: Settings) -> Terms:
 def ledger_opener(settings: Settings, around: Surroundings) -> Callable[[], Awaitable[Ledger]]:
     """Each call opens it anew. Raises CannotRent where what is set cannot be one."""
     url = settings.state_url or ""
-    if url.startswith(("redis://", "rediss://")):
+    if is_shared(settings):
         from gateway.records.ledger.redis import RedisLedger
 
         async def open_redis() -> Ledger:
@@ -318,6 +358,14 @@ class Renting:
     def attach(self, conductor: "Conductor") -> None:
         self._conductor = conductor
         self.treasury.attach(conductor)
+        if self.journal is None:
+            cast("Shared", self._renter).begin(self.treasury)
+
+    @property
+    def journal(self) -> Treasury | None:
+        """What the conductor writes to. None: several gateways share what is rented, and who decides among them writes
+        what began and ended."""
+        return None if hasattr(self._renter, "decides") else self.treasury
 
     def begin(self) -> None:
         """The ports listen: look at what runs, and lend the worker its time."""
@@ -414,6 +462,8 @@ class Renting:
     def _where(self) -> tuple[str, Endpoint] | None:
         """Of what runs: as soon as its port may answer, since a controller may be lost while it loads, too."""
         instance = self._conductor.snapshot().instance if self._conductor is not None else None
+        if hasattr(self._renter, "held"):
+            instance = cast("Shared", self._renter).held
         if instance is None:
             return None
         if (ask := getattr(self._renter, "whereabouts", None)) is not None:

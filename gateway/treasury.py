@@ -61,6 +61,8 @@ class Tempo:
     """What was just created may not be in a list for so long."""
     open_within: float = 60.0
     """What a start waits for the ledger and the vendor before it is told that nothing can be started."""
+    follow: float = 5.0
+    """Between two readings of a ledger that another gateway writes."""
     unwritten_most: float = 300.0
     """What runs while nothing can be written down is ended after this."""
 
@@ -142,6 +144,10 @@ class Treasury:
         self._closed: TurnedAway | None = None
         self._gate_due = float("inf")
         self._ended_run = 0
+        self._ended_for_all = ""
+        """The rental that was told to end for all gateways that share it."""
+        self._decided = True
+        """Whether we looked after what is rented when we looked last."""
         self._due: dict[str, float] = {}
         self._fails: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
@@ -215,7 +221,14 @@ class Treasury:
         """Why nothing could be started, as things are; empty: nothing speaks against it."""
         if self._unwritten_since is not None:
             return CANNOT_WRITE
+        if not self._decides and self._ledger is not None:
+            return ""
         return "" if self._settled.is_set() else str(self._trouble or "the vendor is being asked what runs")
+
+    @property
+    def _decides(self) -> bool:
+        """Of several gateways that share what is rented, one looks after it (providers/renting/shared.py)."""
+        return bool(getattr(self._provider, "decides", True))
 
     def cost_of(self, name: str) -> int:
         """Micro-dollars that this rental has cost by now."""
@@ -414,8 +427,18 @@ class Treasury:
                 if self._loop.time() >= self._began + self._tempo.unwritten_most and self._is_due("uncounted"):
                     await self._try("uncounted", self._stop_what_nobody_counts)
                 return
+        decides = self._decides
+        if decides is not self._decided:
+            self._decided = decides
+            self._settled.clear()  # whoever comes to decide compares anew before the first start
+            self._due.pop("rebuild", None)
         if "reread" in self._due and self._is_due("reread"):
             await self._try("reread", self._reread)
+        if not decides:
+            if self._is_due("follow"):
+                await self._try("follow", self._follow)
+            self._end_what_must()
+            return
         if not self._settled.is_set():
             await self._try("rebuild", self._rebuild)
             return
@@ -464,8 +487,10 @@ class Treasury:
         if self._ledger is None:
             uncounted = self._due.get("uncounted", self._began + self._tempo.unwritten_most)
             return min(self._due.get("open", now), max(uncounted, now + 1.0))
-        if not self._settled.is_set():
+        if not self._settled.is_set() and self._decides:
             return self._due.get("rebuild", now)
+        if not self._decides:
+            return self._due.get("follow", now)
         names = ("reread", "reconcile", "storage", "bills", "warn", *(("book",) if self.books.open else ()))
         due = [self._due[name] for name in names if name in self._due]
         ends, conductor = self._ends(), self._conductor
@@ -525,9 +550,23 @@ class Treasury:
             await self._write(_remark, "what is rented could not be written down")
         return None
 
+    async def _follow(self) -> float | None:
+        """What another gateway, which looks after it, has written since."""
+        if self._ledger is None:
+            return None
+        async with self._writing:
+            await self._read_on(self._ledger)
+        self._judge()
+        self._on_change()
+        return self._tempo.follow
+
     async def _rebuild(self) -> float | None:
         """Before the first start: a new ledger learns from the vendor's bills what this month has cost already; and
         what runs is compared."""
+        if self._ledger is None:
+            return None
+        async with self._writing:
+            await self._read_on(self._ledger)  # another gateway may have written the first lines
         at = self.at
         if not self._begun:
             begins = month_begins(month_of(at)) / 1000
@@ -593,6 +632,9 @@ class Treasury:
 
     async def _take_care_of_strangers(self, running: list[Instance]) -> None:
         """What runs though nobody here started it: taken over where it can be, else stopped."""
+        cares_for = getattr(self._provider, "cares_for", None)
+        if cares_for is not None:
+            running = [instance for instance in running if not cares_for(instance)]
         conductor = self._conductor
         if conductor is None or conductor.state not in DOWN:
             return
@@ -633,6 +675,7 @@ class Treasury:
         return known if known is not None and known.open else None
 
     def _end_what_must(self) -> None:
+        self._end_for_all()
         conductor = self._conductor
         if conductor is None or conductor.state in DOWN or not self.books.open:
             return
@@ -653,6 +696,16 @@ class Treasury:
         else:
             self._say("MAX_RUNTIME is over: what runs has its grace, and is stopped", "warning")
             conductor.must_end(run, grace, RAN_LONG)
+
+    def _end_for_all(self) -> None:
+        """Where several gateways share it: also when nobody here wants it, and whoever wants it elsewhere."""
+        must_end = getattr(self._provider, "must_end", None)
+        ends = self._ends()
+        if must_end is None or ends is None or self.at < ends or self._ended_for_all == self.books.open[0].name:
+            return
+        self._ended_for_all = self.books.open[0].name
+        spent = budget.reached(self.books, self.terms, self.at)
+        must_end(self._terms.grace / 1000, RAN_LONG if spent is None else spent.reason)
 
     async def _book(self) -> float:
         for rented in self.books.open:
