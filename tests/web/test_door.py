@@ -677,7 +677,7 @@ async def test_a_request_that_takes_too_long_is_ended_in_the_engine_too(body: di
 
 async def test_an_answer_that_nobody_hears_ends_at_max_request_seconds_too() -> None:
     """One that never ends would keep what is rented for ever."""
-    async with house(cancels=False, script=silent, max_seconds=0.5) as h:
+    async with house(cancels=False, script=silent, max_seconds=0.5, answer_time=60) as h:
         caller = asyncio.create_task(h.raw(h.request(CHAT)))
         await h.until(lambda: h.engine.received)
         caller.cancel()
