@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh bench/*/*.sh)
 
-.PHONY: run test check format fuzz test-llama-server test-vllm image-test test-browser test-large test-ledger test-sdks bench bench-quick bench-features bench-peers
+.PHONY: run test check format fuzz test-simulation nightly test-llama-server test-vllm image-test test-browser test-large test-ledger test-sdks bench bench-quick bench-features bench-peers
 
 run:
 	@./start.sh
@@ -27,6 +27,13 @@ format:
 # Any bytes at the reader of engines' answers, for ten minutes (or SECONDS=60); what was found is kept for the next time.
 fuzz: $(PY)
 	@$(PY) -m tests.fuzz.answers --seconds $(or $(SECONDS),600) --keep build/fuzz
+
+# Ten thousand simulated worlds (or SEEDS=100000), a quarter of an hour on two cores: callers, vendors that fail, kills.
+test-simulation: $(PY)
+	@$(PY) -m tests.simulation --seeds $(or $(SEEDS),10000)
+
+# What takes longer than anybody waits for.
+nightly: test-simulation fuzz
 
 # The engine tests against llama.cpp's own server too. Builds it once per version, six minutes, outside the tree.
 test-llama-server: $(PY)
