@@ -178,7 +178,7 @@ class Line:
             trouble, manners = self._trouble, self._manners
             said_when = trouble is None or (trouble.kind == "limited" and trouble.retry_after is not None)
             opens = min(opens, self._since + (manners.limited_for_stops if said_when else manners.longest_for_stops))
-        if opens and self._failures:
+        if self._opens_at > self._since:
             opens += self._manners.beat * urgency
         return max(0.0, opens - self._loop.time())
 

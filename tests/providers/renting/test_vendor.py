@@ -192,6 +192,25 @@ async def test_quota_that_an_answer_says_is_used_up_is_waited_for() -> None:
 
 
 @in_simulated_time
+async def test_when_there_is_quota_again_a_stop_takes_it_before_a_start_that_waited_longer() -> None:
+    calls = Calls()
+    line = Line(calls, spent=lambda answer: 9.0 if len(calls.at) == 1 else 0.0)
+    await line.ask("GET", "/")
+    starts = asyncio.ensure_future(line.ask("POST", "/start", urgency=Urgency.START, patience=60))
+    await asyncio.sleep(1)
+    await asyncio.gather(starts, line.ask("POST", "/stop", urgency=Urgency.STOP, patience=60))
+    assert [path for _, path in calls.at] == ["/", "/stop", "/start"]
+
+
+@in_simulated_time
+async def test_without_a_pause_nobody_waits_for_anybody() -> None:
+    line = Line(Calls())
+    for urgency in Urgency:
+        await line.ask("GET", "/")
+        assert line.opens_in(urgency) == 0
+
+
+@in_simulated_time
 async def test_a_look_that_was_not_answered_changed_nothing_and_a_start_may_have() -> None:
     def lost(path: str) -> Answer:
         raise Unanswered("no answer within 20 s", may_have_happened=True)
