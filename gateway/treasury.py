@@ -133,6 +133,8 @@ class Treasury:
         self._writing = asyncio.Lock()
         self._settled = asyncio.Event()
         """The books are read, and have been compared with what the vendor says, once."""
+        self._looked = asyncio.Event()
+        """The vendor was asked what runs, well or in vain."""
         self._wake = asyncio.Event()
         self._trouble: ProviderError | OSError | None = None
         """Why it is not settled, or could not look again."""
@@ -261,11 +263,20 @@ class Treasury:
         self._hurry()
         try:
             async with asyncio.timeout(self._tempo.open_within):
-                await self._settled.wait()
+                await self._settled_or_refused()
         except TimeoutError:
             if isinstance(self._trouble, ProviderError):
                 raise self._trouble from None
             raise OSError(str(self._trouble or NOT_OPEN)) from None
+
+    async def _settled_or_refused(self) -> None:
+        """Waits for the first comparison with the vendor. Raises ProviderError as soon as one has failed in a way that
+        waiting does not mend: a refused key keeps nobody for a minute."""
+        while not self._settled.is_set():
+            if isinstance(self._trouble, ProviderError) and self._trouble.lasting:
+                raise self._trouble
+            self._looked.clear()
+            await self._looked.wait()
 
     def next_name(self) -> str:
         """By the clock, so that none comes twice, also when the ledger is lost."""
@@ -477,6 +488,7 @@ class Treasury:
             again, self._trouble = tempo.again_most, OSError(f"{what} failed: {error}")
         else:
             self._fails.pop(what, None)
+        self._looked.set()
         if again is None:
             self._due.pop(what, None)
         else:

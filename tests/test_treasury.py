@@ -218,8 +218,14 @@ async def test_a_key_that_the_vendor_refuses_is_said_to_callers_in_time() -> Non
     pods = Pods()
     pods.trouble = ProviderError("The vendor refuses the key.", lasting=True, code="provider_auth")
     async with rented(pods) as on:
+        began = asyncio.get_running_loop().time()
         assert await on.come("r") == "provider_auth"
+        assert asyncio.get_running_loop().time() - began < 1
         assert not pods.called("start")
+        pods.trouble = None
+        await settled(on)
+        await asyncio.sleep(60)
+        assert await on.come("again") == "answered"
 
 
 # --- the budget
