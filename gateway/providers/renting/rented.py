@@ -76,6 +76,8 @@ class Tempo:
     look_within: float = 10.0
     silent: float = 30.0
     """Until an upstream that served, and answers nothing any more, is given up though its machine runs."""
+    restart: float = 600.0
+    """The same for one that began again at another address, as START_TIMEOUT is for a start."""
 
 
 EMPTIES = 3
@@ -602,6 +604,7 @@ class RentedProvider:
 
     async def _keep_looking(self, rented: Rented) -> None:
         """The upstream itself, as soon as it has an address: first until it serves, then whether it still does."""
+        moved_at: float | None = None
         while rented.ending is None:
             endpoint = rented.endpoint
             if endpoint is None:
@@ -611,12 +614,18 @@ class RentedProvider:
             news = await readiness(self._look, endpoint, self._tempo.look_within)
             if endpoint != rented.endpoint:
                 continue  # it moved meanwhile: this says nothing of the new place
+            now = self._loop.time()
+            if isinstance(news, Loading) and rented.served is not None:
+                moved_at = now if moved_at is None else moved_at
+                if now - moved_at >= self._tempo.restart:
+                    news = Gone(SILENT, code="backend_unavailable")
             if isinstance(news, Gone):
                 await self._give_up(rented, news)
             elif isinstance(news, Loading):
                 rented.feed.tell(news)
                 await self._until_moved(rented, self._tempo.look)
             else:
+                moved_at = None
                 self._serves(rented, endpoint, news)
                 await self._while_it_serves(rented, endpoint, has_health=news.has_health)
 

@@ -553,6 +553,26 @@ def test_a_container_that_began_again_elsewhere_is_ready_again_with_its_new_addr
     story()
 
 
+def test_a_container_that_began_again_elsewhere_and_never_serves_is_not_paid_for() -> None:
+    """No start limit holds any more: callers who keep coming would keep it for ever."""
+
+    @in_simulated_time
+    async def story() -> None:
+        house = PodHouse(connect="tcp", plain_http=True)
+        house.cloud.put_pod("abc123", ports=["8000/tcp"])
+        instance = await house.until_ready(await house.start())
+        served = instance.endpoint.url
+        house.looks = lambda endpoint, path: None if endpoint.url == served else Sight(0, trouble="refused")
+        house.cloud.restart("abc123")
+        house.provider.suspect(instance)
+        gone = await house.gone(instance, within=900)
+        assert gone.code == "backend_unavailable" and not gone.taken
+        assert not house.cloud.running() and house.notes.words()[-1] == "end"
+        await house.close()
+
+    story()
+
+
 @pytest.mark.parametrize("ip", ["127.0.0.1", "169.254.169.254", "10.0.0.8", "metadata.internal", ""])
 def test_a_key_goes_to_no_address_that_is_not_public(ip: str) -> None:
     @in_simulated_time
