@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 
 from gateway.conductor import Conductor
 from gateway.policy import budget
-from gateway.policy.books import Books, Entry, Rented, dollars, month_begins, month_of
+from gateway.policy.books import Books, Entry, Rented, dollars, month_begins, month_of, span
 from gateway.policy.budget import Fits, Spent, Standing, Terms
 from gateway.policy.ledger_clock import LedgerClock
 from gateway.policy.lifecycle.machine import TurnedAway
 from gateway.policy.lifecycle.states import State
 from gateway.policy.settlement import corrections, rebuilt
-from gateway.providers.base import Instance, ProviderError, Rental, Renter
-from gateway.records.ledger.base import Ledger, LedgerDamaged
+from gateway.providers.base import Endpoint, Instance, ProviderError, Rental, Renter
+from gateway.records.ledger.base import Ledger, LedgerDamaged, LedgerTaken
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ RAN_LONG = "What is rented has run for MAX_RUNTIME and was stopped; ask again, a
 NOT_OVER = "What was rented before is not known to have ended, so nothing is started beside it."
 CANNOT_WRITE = "the ledger cannot be written"
 BEGINS = "the ledger begins"
+NOWHERE = Endpoint("")
 DOWN = (State.STOPPED, State.FAILED)
 
 EMPTY_LOOKS = 2
@@ -65,6 +66,8 @@ class Tempo:
     """Between two readings of a ledger that another gateway writes."""
     unwritten_most: float = 300.0
     """What runs while nothing can be written down is ended after this."""
+    stop_within: float = 20.0
+    """What the stop of something that nobody here uses may take, until it is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,8 @@ class Treasury:
         self._aliases: dict[str, str] = {}
         """What a provider calls a rental that the books know by another name already: it runs on."""
         self._absences: dict[str, _Absence] = {}
+        self._beside: dict[str, float] = {}
+        """What runs beside what the conductor has in hand, by id, and the loop time at which it was seen first."""
         self._closed: TurnedAway | None = None
         self._gate_due = float("inf")
         self._ended_run = 0
@@ -355,7 +360,18 @@ class Treasury:
 
     async def end(self, name: str, why: str) -> None:
         name = self._aliases.pop(name, name)
+        known = self.books.rentals.get(name)
         await self._write(_ending, name, why[:300])
+        if known is not None and known.open:
+            lasted = span((self.at - known.began) / 1000)
+            cost = f"{dollars(self.cost_of(name))} for {lasted}"
+            self._say(f"{known.instance or name} costs nothing any more: {cost}, {self._month()}", "info")
+
+    def _month(self) -> str:
+        """`$3.10 of $20 this month`"""
+        standing = self.standing()
+        limit = "" if standing.monthly is None else f" of {dollars(standing.monthly).removesuffix('.00')}"
+        return f"{dollars(standing.spent)}{limit} this month"
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -435,7 +451,9 @@ class Treasury:
         if self._ledger is None:
             await self._try("open", self._read_ledger)
             if self._ledger is None:
-                if self._loop.time() >= self._began + self._tempo.unwritten_most and self._is_due("uncounted"):
+                counted = isinstance(self._trouble, LedgerTaken)  # by whoever has it: what runs is theirs to end
+                late = self._loop.time() >= self._began + self._tempo.unwritten_most
+                if late and not counted and self._is_due("uncounted"):
                     await self._try("uncounted", self._stop_what_nobody_counts)
                 return
         decides = self._decides
@@ -497,8 +515,11 @@ class Treasury:
     def _next_due(self) -> float:
         now = self._loop.time()
         if self._ledger is None:
+            opens = self._due.get("open", now)
+            if isinstance(self._trouble, LedgerTaken):
+                return opens
             uncounted = self._due.get("uncounted", self._began + self._tempo.unwritten_most)
-            return min(self._due.get("open", now), max(uncounted, now + 1.0))
+            return min(opens, max(uncounted, now + 1.0))
         if not self._settled.is_set() and self._decides:
             return self._due.get("rebuild", now)
         if not self._decides:
@@ -595,6 +616,8 @@ class Treasury:
         self._settled.set()
         self._trouble = None
         self._changed()
+        running = ", ".join(one.instance or one.name for one in self.books.open)
+        self._say(f"rents from {self._provider.name}: {self._month()}, {running or 'nothing'} runs", "info")
         self._due["reconcile"] = self._loop.time() + again
         return None
 
@@ -612,6 +635,8 @@ class Treasury:
             if price:
                 self._price = price
                 self._judge()
+        if self._beside:
+            return self._tempo.unknown
         return self._tempo.empty if self._absences else self._tempo.reconcile
 
     async def _end_what_is_gone(self, running: list[Instance]) -> None:
@@ -631,6 +656,10 @@ class Treasury:
             needed = EMPTY_LOOKS if rented.instance else EMPTY_LOOKS_UNKNOWN
             old = at - rented.began >= self._tempo.unknown * 1000  # before that, the list may be from before it began
             if absence.looks >= needed and old:
+                if rented.instance:  # a list may leave something out for longer: by its id it is known
+                    began = rented.began / 1000
+                    missed = Instance(rented.instance, rented.provider, NOWHERE, began, rented.price, rented.name)
+                    await self._provider.stop(missed, within=self._tempo.stop_within)
                 self._absences.pop(rented.name, None)
                 await self.end(rented.name, "the vendor does not know it as running")
 
@@ -648,8 +677,12 @@ class Treasury:
         if cares_for is not None:
             running = [instance for instance in running if not cares_for(instance)]
         conductor = self._conductor
-        if conductor is None or conductor.state not in DOWN:
+        if conductor is None:
             return
+        if conductor.state not in DOWN:
+            await self._end_what_runs_beside(running)
+            return
+        self._beside.clear()
         known = {one.instance for one in self.books.open} | {one.name for one in self.books.open}
         for instance in running:
             if instance.id not in known and instance.name not in known:
@@ -662,10 +695,40 @@ class Treasury:
             conductor.take_over()  # a start looks first, and takes over what it finds
             return
         for instance in running:
-            await self._provider.stop(instance, within=60.0)
-            for rented in self.books.open:
-                if instance.id == rented.instance or instance.name == rented.name:
-                    await self.end(rented.name, "nobody had started it here, and it was stopped")
+            await self._end_a_stranger(instance)
+
+    async def _end_what_runs_beside(self, running: list[Instance]) -> None:
+        """One of ours is in hand, so that any other is one too many. A list may show for a minute what has ended."""
+        ours = self._conductor.snapshot().instance if self._conductor is not None else None
+        now = self._loop.time()
+        others = [one for one in running if ours is not None and one.id != ours.id and one.name != ours.name]
+        self._beside = {one.id: self._beside.get(one.id, now) for one in others}
+        for instance in others:
+            if now - self._beside[instance.id] >= self._tempo.unknown:
+                text = f"{instance.id} runs beside {ours.id if ours is not None else ''}, which is one too many: "
+                self._alarm("orphan", text + "it is stopped.", instance.id)
+                await self._end_a_stranger(instance)
+
+    async def _end_a_stranger(self, instance: Instance) -> None:
+        """What it has cost is booked, whoever started it. It is stopped also where that cannot be written down."""
+
+        def decide(books: Books, at: int) -> Entry | None:
+            if any(one.instance == instance.id or one.name == instance.name for one in books.open):
+                return None
+            upstream = self._conductor.name if self._conductor is not None else ""
+            name, why = instance.name or self.next_name(), "it ran, and nobody here had started it"
+            since = instance.started_at
+            rental = Rental(name, instance.provider, upstream, 0, instance.price, instance.id, why, runs_since=since)
+            return self._adoption(rental, books, at, [])
+
+        try:
+            await self._write(decide)
+        except OSError as error:
+            log.error("what %s costs cannot be written down: %s", instance.id, error)
+        await self._provider.stop(instance, within=self._tempo.stop_within)
+        for rented in self.books.open:
+            if instance.id == rented.instance or instance.name == rented.name:
+                await self.end(rented.name, "nobody had started it here, and it was stopped")
 
     # -- money -----------------------------------------------------------------------------------
 

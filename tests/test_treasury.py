@@ -17,6 +17,7 @@ from gateway.policy.lifecycle.machine import Lifecycle, LifecycleSettings
 from gateway.policy.lifecycle.states import State
 from gateway.providers.base import Bill, Endpoint, Instance, Intent, Journal, ProviderError, Rental
 from gateway.providers.feed import Feed
+from gateway.records.ledger.base import LedgerTaken
 from gateway.records.ledger.memory import MemoryLedger
 from gateway.treasury import Clocks, Treasury
 from tests.support.played import Played, call
@@ -94,7 +95,7 @@ class Pods(Played):
 class Disk(MemoryLedger):
     """One that can be full."""
 
-    full = gone = False
+    full = gone = taken = False
 
     async def append(self, entry: Entry, seq: int) -> bool:
         if self.full:
@@ -115,6 +116,8 @@ class On:
         async def opened() -> Disk:
             if disk.gone:
                 raise OSError(5, "Input/output error")
+            if disk.taken:
+                raise LedgerTaken(16, "another gateway has it")
             return disk
 
         terms = Terms(facts.pop("monthly", 20_000_000), 60_000, 1_800_000)
@@ -188,6 +191,8 @@ async def test_a_rental_is_written_down_before_known_and_ended() -> None:
         (rental,) = on.books.rentals.values()
         assert rental.name.startswith("wakegate-test-") and rental.instance == "i1"
         assert on.spent() == pytest.approx(PRICE * (600 + 2) / 3600, rel=0.02)
+        assert on.said[0] == "rents from played: $0.00 of $20 this month, nothing runs"
+        assert on.said[-1].startswith("i1 costs nothing any more: $0.06") and on.said[-1].endswith(" of $20 this month")
 
 
 @in_simulated_time
@@ -345,9 +350,53 @@ async def test_an_orphan_beyond_the_budget_is_stopped() -> None:
     pods = Pods()
     async with rented(pods, monthly=10 * CENT) as on:
         await settled(on)
-        pods.running["stray"] = Instance("stray", "played", Endpoint("http://stray"), NOON - 60)
+        pods.running["stray"] = Instance("stray", "played", Endpoint("http://stray"), NOON - 60, PRICE)
         await until(lambda: not pods.running)
         assert on.state is State.STOPPED
+        assert not on.books.open and on.spent() >= PRICE * 360 // 3600, "what it cost until then is booked"
+
+
+@in_simulated_time
+async def test_an_orphan_beside_what_serves_is_booked_and_stopped_and_nobody_is_cut() -> None:
+    pods = Pods()
+    async with rented(pods) as on:
+        assert await on.come("r") == "answered"
+        pods.running["stray"] = Instance("stray", "played", Endpoint("http://stray"), NOON, PRICE)
+        await until(lambda: len(pods.running) == 1)
+        assert "stray" not in pods.running and on.state is State.READY
+        assert ("orphan", "stray") in on.alarms
+        assert [one.instance for one in on.books.rentals.values() if not one.open] == ["stray"]
+        assert on.spent() >= 2 * PRICE * 360 // 3600
+
+
+@in_simulated_time
+async def test_a_list_that_still_shows_what_has_ended_makes_nobody_an_orphan() -> None:
+    pods = Pods()
+    async with rented(pods) as on:
+        await settled(on)
+        await asyncio.sleep(270)
+        assert await on.come("r") == "answered"
+        await asyncio.sleep(5)
+        pods.running["late"] = Instance("late", "played", Endpoint("http://late"), NOON, PRICE)
+        await asyncio.sleep(50)
+        del pods.running["late"]
+        await asyncio.sleep(400)
+        assert not on.alarms and "stop late" not in [call for _, call in pods.calls]
+
+
+@in_simulated_time
+async def test_what_no_list_shows_is_stopped_by_its_id_before_it_counts_as_ended() -> None:
+    pods, disk = Pods(), Disk()
+    async with rented(pods, disk) as on:
+        assert await on.come("r") == "answered"
+    (runs,) = pods.running.values()
+    pods.running.clear()  # it runs: only the list is empty
+    await asyncio.sleep(100)
+    async with rented(pods, disk) as on:
+        await settled(on)
+        await until(lambda: not on.books.open)
+        assert f"stop {runs.id}" in [call for _, call in pods.calls]
+        assert on.kinds()[-1] == "ended"
 
 
 @in_simulated_time
@@ -408,6 +457,20 @@ async def test_what_runs_while_the_ledger_cannot_even_be_opened_is_stopped_after
         await asyncio.sleep(200)
         assert not pods.running
         assert ("ledger", "i1") in on.alarms
+
+
+@in_simulated_time
+async def test_what_another_gateway_counts_is_not_stopped_here() -> None:
+    """The second one on a folder: it starts nothing, and leaves alone what the first one has in its ledger."""
+    pods, disk = Pods(), Disk()
+    disk.taken = True
+    pods.running["theirs"] = Instance("theirs", "played", Endpoint("http://theirs"), NOON, PRICE)
+    async with rented(pods, disk) as on:
+        await asyncio.sleep(3600)
+        assert list(pods.running) == ["theirs"]
+        disk.taken = False  # the first one has ended
+        await until(lambda: on.state is State.READY)
+        assert on.spent() >= PRICE
 
 
 @in_simulated_time
