@@ -145,6 +145,8 @@ class Treasury:
         self._names = 0
         self._aliases: dict[str, str] = {}
         """What a provider calls a rental that the books know by another name already: it runs on."""
+        self._to_end: dict[str, str] = {}
+        """Of what has ended, for certain, and could not be written down yet. Nothing is started before it is."""
         self._absences: dict[str, _Absence] = {}
         self._beside: dict[str, float] = {}
         """What runs beside what the conductor has in hand, by id, and the loop time at which it was seen first."""
@@ -290,7 +292,9 @@ class Treasury:
 
     async def intend(self, rental: Rental) -> None:
         await self.open()
-        known = self._open_one(rental)
+        for name, why in tuple(self._to_end.items()):
+            await self.end(name, why)
+        known = self._open_one(rental) if rental.runs_since is not None else None
         if known is not None:
             self._aliases[rental.name] = known.name
             await self.know(known.name, rental.instance, rental.price, rental.why)
@@ -361,7 +365,9 @@ class Treasury:
     async def end(self, name: str, why: str) -> None:
         name = self._aliases.pop(name, name)
         known = self.books.rentals.get(name)
+        self._to_end[name] = why
         await self._write(_ending, name, why[:300])
+        self._to_end.pop(name, None)
         if known is not None and known.open:
             lasted = span((self.at - known.began) / 1000)
             cost = f"{dollars(self.cost_of(name))} for {lasted}"
