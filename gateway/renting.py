@@ -180,7 +180,7 @@ def _make_runpod(settings: Settings, upstream: str, ears: Ears, fence: Fence) ->
         look=sight.look,
         now=time.time,
         close=close,
-        environment=lambda name: {"API_KEY": key, **handed},
+        environment=lambda name: {"API_KEY": key, "VLLM_API_KEY": key, **handed},  # a bare vLLM reads the second
         alarm=lambda kind, text: ears.alarm(kind, text),
         heard=lambda call, outcome: ears.heard("runpod-pod", call, outcome),
     )

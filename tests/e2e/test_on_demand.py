@@ -3,46 +3,20 @@
 import concurrent.futures
 import contextlib
 import http.client
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
 
-from tests.support.landlord import Landlord, kill, landlord
-from tests.support.worker import KEY, ROOT, Worker, running, wait_for
-
-CHAT = {"max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": "Hello"}]}
-SOON = 60.0
-
-
-@contextlib.contextmanager
-def renting(tmp_path: Path, rents: Landlord, **settings: str) -> Iterator[Worker]:
-    folder = tmp_path / "gateway"
-    folder.mkdir(exist_ok=True)
-    with running(folder, **rents.settings(**{"IDLE_TIMEOUT": "60s"} | settings)) as gateway:
-        gateway.until("stopped", "starting", "ready")
-        yield gateway
+from tests.support.landlord import CHAT, SOON, Landlord, kill, landlord, renting, spend
+from tests.support.worker import KEY, wait_for
 
 
 @pytest.fixture
 def rents(tmp_path: Path) -> Iterator[Landlord]:
     with landlord(tmp_path / "pods") as made:
         yield made
-
-
-def spend(gateway: Worker) -> dict[str, object]:
-    """What `wakegate spend --json` says, in another process."""
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", "spend", "--json"], cwd=ROOT, env=gateway.env, capture_output=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
 
 
 def test_from_the_first_request_to_a_streamed_answer_and_to_the_stop_when_nobody_comes(
@@ -132,24 +106,3 @@ def test_killed_in_each_phase_nothing_is_left_running_and_nothing_is_started_twi
         wait_for(lambda: not rents.running and gateway.state() == "stopped", SOON, "it is stopped")
         assert [action for action in rents.actions() if "action" not in action] == [], "nothing was created"
         assert rents.begun == 1, "one start"
-
-
-def test_at_the_budgets_end_answers_have_their_grace_and_the_pod_is_stopped(tmp_path: Path, rents: Landlord) -> None:
-    """No start is begun that is not good for a minute, so this takes one."""
-    # Ten cents a second; a start needs 7.20.
-    money = {"HOURLY_PRICE": "360", "MONTHLY_BUDGET": "7.3", "BUDGET_GRACE": "2s", "START_MAX": "10s"}
-    with renting(tmp_path, rents, **money) as gateway:
-        answers: list[tuple[int, str]] = []
-
-        def ended() -> bool:
-            time.sleep(1)
-            status, answer = gateway.post("/v1/chat/completions", CHAT, timeout=120)
-            answers.append((status, answer["error"]["code"] if status != 200 else ""))
-            return status != 200
-
-        wait_for(ended, 2 * SOON, "the budget's end")
-        assert answers[0] == (200, "") and answers[-1] == (429, "insufficient_quota")
-        wait_for(lambda: not rents.running, SOON, "it is stopped")
-        spent = wait_for(lambda: spend(gateway)["spent_dollars"], 10, "it is in the ledger")
-        assert 6.5 < float(str(spent)) <= 7.3 + 0.6, "beyond the budget only what the stop took"
-        assert rents.actions() == ["POST /v2/pods/abc123/action"] * 2, "one start, one stop"

@@ -6,15 +6,18 @@ started is a worker that is started; one that is stopped is killed at once, as R
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.emulators.runpod import Emulated, RunPodCloud, Served
-from tests.support.worker import Worker, free_port, wait_for
+from tests.support.worker import ROOT, Worker, free_port, running, wait_for
 
 POD_KEY = "sk-pod-0123456789abcdef"
 """What the worker in the pod asks for: the backend's own key."""
@@ -118,3 +121,27 @@ def landlord(folder: Path, **settings: str) -> Iterator[Landlord]:
     with Landlord(folder, **settings) as made:
         made.in_the_cloud(lambda cloud: cloud.put_pod("abc123"))
         yield made
+
+
+CHAT = {"max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": "Hello"}]}
+SOON = 60.0
+
+
+@contextlib.contextmanager
+def renting(tmp_path: Path, rents: Landlord, name: str = "gateway", **settings: str) -> Iterator[Worker]:
+    """A gateway that rents there, in processes of its own."""
+    folder = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    with running(folder, **rents.settings(**{"IDLE_TIMEOUT": "60s"} | settings)) as gateway:
+        gateway.until("stopped", "starting", "ready")
+        yield gateway
+
+
+def spend(gateway: Worker) -> dict[str, object]:
+    """What `wakegate spend --json` says, in another process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "spend", "--json"], cwd=ROOT, env=gateway.env, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found

@@ -75,7 +75,8 @@ def worker_says(content: object) -> Loading | Gone | None:
     if not isinstance(content, dict) or not isinstance(content.get("state"), str):
         return None
     if content.get("status") == "failed" or content["state"] == "failed":
-        return Gone(ENGINE_FAILED, detail=clean(content.get("reason")))
+        reason = clean(content.get("reason"))
+        return Gone(f"In the rented machine: {reason}" if reason else ENGINE_FAILED)
     if content["state"] not in ("starting", "draining", "stopping"):
         return None
     progress = content.get("progress")
