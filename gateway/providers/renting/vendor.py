@@ -30,7 +30,7 @@ class Answer:
         """The body as JSON, with every fraction as a Decimal: money is among it. None: it is not JSON."""
         try:
             return json.loads(self.body, parse_float=Decimal, parse_constant=_no_number)
-        except (ValueError, RecursionError):
+        except (ValueError, ArithmeticError, RecursionError):  # 1e99999999999999999999 is more than a Decimal holds
             return None
 
 

@@ -234,10 +234,16 @@ def moment(text: object) -> float | None:
     return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
 
 
+MOST = 1_000_000
+"""Dollars, GB, GPUs: a figure beyond this is no figure, and would only break whoever counts with it."""
+
+
 def amount(value: object) -> Decimal:
     """Raises ValueError: what is no figure is not read as 0."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal) or not Decimal(value).is_finite():
-        raise ValueError(f"no figure: {value!r:.40}")
+        raise ValueError(f"no figure: {type(value).__name__}")
+    if abs(value) > MOST:
+        raise ValueError("no figure: beyond all bounds")
     return Decimal(value)
 
 
@@ -253,6 +259,8 @@ def read_pod(content: Any) -> Pod:
     mounts, actions, runtime = part(content, "mounts"), content.get("actions"), content.get("runtime")
     counted = gpu.get("count", 1) if gpu else cpu.get("vcpuCount", 1)
     size = part(mounts, "persistent").get("size")
+    if any(isinstance(figure, int) and figure > MOST for figure in (counted, size)):
+        raise ValueError("a count or a size beyond all bounds")
     return Pod(
         pod,
         content["name"] if isinstance(content.get("name"), str) else "",

@@ -64,7 +64,7 @@ def test_a_status_has_one_meaning(status: int, kind: str, may: bool) -> None:
     assert (error.kind, error.may_have_happened) == (kind, may)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"{", b"NaN", b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{", b"NaN", b"1e99999999999999999999", b"[" * 100_000, b"\xff"])
 def test_a_200_that_is_not_json_is_a_failure_after_which_it_may_have_happened(body: bytes) -> None:
     error = judge_by_status("create", Answer(200, {}, body))
     assert error is not None

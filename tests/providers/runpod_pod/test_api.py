@@ -110,7 +110,8 @@ def test_a_runtime_that_says_nothing_of_its_gpus_has_not_lost_them(
     "wrong",
     [
         {"id": None}, {"id": "../../v2/account"}, {"id": "a" * 65}, {"id": ""}, {"status": 7}, {"cost": "0.3"},
-        {"cost": Decimal("-1")}, {"cost": True},
+        {"cost": Decimal("-1")}, {"cost": True}, {"cost": Decimal("1e999999")}, {"cost": 10**3000},
+        {"gpu": {"id": "NVIDIA L4", "count": 10**300}}, {"mounts": {"persistent": {"size": 10**300}}},
     ],
 )  # fmt: skip
 def test_what_money_hangs_on_must_be_right(wrong: dict[str, object]) -> None:
