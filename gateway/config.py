@@ -1096,9 +1096,15 @@ VENDORS_OWN = {"runpod_api_url": "runpod.io", "vast_api_url": "vast.ai", "runpod
 
 def _vendor_url_contradictions(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     for field, own in VENDORS_OWN.items():
-        url = str(getattr(s, field)).replace("{pod_id}", "x").replace("{port}", "1")
+        url = str(getattr(s, field)).replace("{pod_id}", "x").replace("{port}", str(s.runpod_pod_port))
         host = host_and_port(url)[0].lower().rstrip(".")
         if is_this_machine(host):
+            if s.rents and host_and_port(url)[1] in (s.port, s.port_health):
+                yield (
+                    (field, "port", "port_health"),
+                    f"{field.upper()}: {shown(getattr(s, field))} is this gateway itself; "
+                    "allowed: the vendor's own address",
+                )
             continue
         is_own = host == own or host.endswith(f".{own}")
         if not is_own and not s.allow_custom_vendor_url:
@@ -1267,6 +1273,8 @@ def _doubts(settings: Settings) -> Iterator[str]:
         yield "FALLBACK_PRICE_IN and FALLBACK_PRICE_OUT count only together; one of them is not set"
     if s.monthly_budget is not None and not s.rents:
         yield f"MONTHLY_BUDGET is not used: PROVIDER={s.provider} rents nothing"
+    if s.rents and s.monthly_budget == 0:
+        yield "MONTHLY_BUDGET is 0: nothing is ever rented, and every caller is told that the budget is too small"
     if s.rents and s.idle_timeout is None and s.given("idle_timeout"):
         yield "IDLE_TIMEOUT is never: what is rented runs until MAX_RUNTIME or the budget ends it"
     if s.rents and s.wake_on_start and s.given("wake_on_start"):

@@ -830,6 +830,8 @@ def test_providers_are_a_list_in_order_or_one() -> None:
 
 def test_an_unlimited_budget_must_be_typed() -> None:
     assert load(RENTS | {"MONTHLY_BUDGET": "unlimited"}).monthly_budget == "unlimited"
+    (warning,) = load(RENTS | {"MONTHLY_BUDGET": "0"}).warnings
+    assert warning.startswith("MONTHLY_BUDGET is 0: nothing is ever rented")
     for wrong in ("", "none", "off", "-1", "infinite"):
         assert any("MONTHLY_BUDGET" in line for line in problems(RENTS | {"MONTHLY_BUDGET": wrong}))
 
@@ -853,6 +855,8 @@ def test_an_unlimited_budget_must_be_typed() -> None:
         (without(RENTS, RUNPOD_API_URL="http://api.runpod.io/v2"), "RUNPOD_API_URL"),
         (without(RENTS, RUNPOD_API_URL="http://a.example/v2", ALLOW_CUSTOM_VENDOR_URL="true"), "RUNPOD_API_URL"),
         (without(RENTS, RUNPOD_PROXY_URL="https://{pod_id}.evil.example"), "RUNPOD_PROXY_URL"),
+        (without(RENTS, RUNPOD_PROXY_URL="http://127.0.0.1:{port}"), "RUNPOD_PROXY_URL"),  # both are 8000
+        (without(RENTS, RUNPOD_API_URL="http://localhost:8000/v2"), "RUNPOD_API_URL"),
         (without(VAST, "VAST_API_KEY"), "VAST_API_KEY"),
         (without(VAST, "VAST_INSTANCE_ID"), "VAST_INSTANCE_ID"),
         (without(VAST, "ALLOW_PLAIN_HTTP"), "TLS_FINGERPRINT"),
