@@ -209,6 +209,8 @@ def as_text(told: Mapping[str, Any]) -> str:
     rows: list[tuple[str, str]] = []
     if told.get("reason"):
         rows.append(("why", str(told["reason"])))
+        if told.get("engine_said"):
+            rows.append(("said", _last_line(str(told["engine_said"]))))
     if told.get("models"):
         rows.append(("model", ", ".join(map(str, told["models"]))))
     rows.append(("callers", f"{told.get('in_flight', 0)} in flight, {told.get('waiting', 0)} waiting"))
@@ -228,6 +230,12 @@ def as_text(told: Mapping[str, Any]) -> str:
         rows += [_money(str(name), value) for name, value in money.items() if value not in (None, "")]
     width = max(len(name) for name, _ in rows)
     return "\n".join([*lines, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+
+def _last_line(text: str) -> str:
+    """What an engine or a vendor said last; all of it is in the log."""
+    line = (text.strip().splitlines() or [""])[-1].strip()
+    return "".join(c for c in line if c.isprintable())[:300]
 
 
 def _progress(told: Mapping[str, Any]) -> str:

@@ -107,9 +107,16 @@ def test_what_is_not_known_is_left_out(state: Mapping[str, Any], line: str) -> N
 
 
 def test_why_it_failed_is_said(tmp_path: Path) -> None:
-    state = {"state": "failed", "reason": "The vendor has no such GPU.", "warm_next": "2026-11-23T07:30:00Z"}
+    said = "loading\nthere is no pod abc\x1b[2J (RUNPOD_POD_ID)\n"
+    state = {
+        "state": "failed",
+        "reason": "The vendor has no such GPU.",
+        "engine_said": said,
+        "warm_next": "2026-11-23T07:30:00Z",
+    }
     assert as_text(state).splitlines()[1:] == [
         "  why        The vendor has no such GPU.",
+        "  said       there is no pod abc[2J (RUNPOD_POD_ID)",
         "  callers    0 in flight, 0 waiting",
         "  next warm  2026-11-23T07:30:00Z",
     ]
