@@ -259,7 +259,7 @@ def read_pod(content: Any) -> Pod:
     mounts, actions, runtime = part(content, "mounts"), content.get("actions"), content.get("runtime")
     counted = gpu.get("count", 1) if gpu else cpu.get("vcpuCount", 1)
     size = part(mounts, "persistent").get("size")
-    if any(isinstance(figure, int) and figure > MOST for figure in (counted, size)):
+    if (isinstance(counted, int) and counted > MOST) or (isinstance(size, int) and size > MOST):
         raise ValueError("a count or a size beyond all bounds")
     return Pod(
         pod,
