@@ -197,7 +197,7 @@ MISHAPS = (
     "taken away", "taken away", "dies", "hangs", "no capacity", "no capacity", "zero gpu", "zero gpu", "never runs",
     "never boots", "slow boot", "no balance", "stop ignored", "lies stopped", "lies running", "odd status",
 )  # fmt: skip
-VENDORS = ("plain", "runpod-pod", "runpod-pod")
+VENDORS = ("plain", "runpod-pod", "runpod-pod", "vast")
 DOWNS = (0.0, 0.0, 1.0, 5.0, 30.0, 120.0, 600.0, 3 * HOUR)
 JUMPS = (-HOUR, HOUR, -40.0, 40.0, -3.0, 3.0, 31 * 24 * HOUR, -31 * 24 * HOUR)
 
@@ -205,7 +205,7 @@ JUMPS = (-HOUR, HOUR, -40.0, 40.0, -3.0, 3.0, 31 * 24 * HOUR, -31 * 24 * HOUR)
 def draw(seed: int) -> Scenario:
     """The scenario of a seed."""
     dice = random.Random(seed)
-    setup = _setup(dice)
+    setup = _setup(dice, seed)
     length = setup.hours * HOUR
     happenings: list[Happening] = []
     moments = [dice.uniform(0, length) for _ in range(dice.randint(1, 6))]
@@ -252,7 +252,7 @@ def draw(seed: int) -> Scenario:
     return Scenario(seed, setup, tuple(sorted(happenings, key=lambda happening: happening.at)))
 
 
-def _setup(dice: random.Random) -> Setup:
+def _setup(dice: random.Random, seed: int) -> Setup:
     hours = dice.choice((0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 8.0))
     month_end = dt.datetime(2026, dice.choice((1, 2, 4, 12)), 1, tzinfo=dt.UTC).timestamp()
     begins = month_end + dice.choice((5 * 24 * HOUR, 12 * 24 * HOUR, -hours * HOUR / 2, -0.25 * HOUR))
@@ -266,7 +266,7 @@ def _setup(dice: random.Random) -> Setup:
     return Setup(
         begins=begins,
         hours=hours,
-        vendor=dice.choice(VENDORS),
+        vendor=random.Random(f"vendor {seed}").choice(VENDORS),
         strategy=dice.choice(("resume", "recreate")),
         price=price,
         budget=budget,

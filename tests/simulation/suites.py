@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from gateway.providers.base import Renter
 from gateway.providers.renting.rented import RentedProvider
 from gateway.providers.runpod_pod.provider import RunPodPod, Spec, Wishes
+from gateway.providers.vast.provider import VastProvider
 from tests.simulation.house import PREFIX, Look, Parts
 from tests.simulation.loop import Process
 from tests.simulation.plain import PlainVendor
-from tests.simulation.vendors import A40, L4, POD, Plain, RunPod, Vendor
+from tests.simulation.vendors import A40, CONTRACT, L4, POD, Plain, RunPod, Vast, Vendor
 from tests.simulation.world import World
 
 
@@ -35,7 +36,15 @@ def runpod_provider(world: World, process: Process, look: Look) -> Renter:
     return RunPodPod(wishes, transport=world.network.way(process), look=look, now=world.wall)
 
 
+def vast_provider(world: World, process: Process, look: Look) -> Renter:
+    way = world.network.way(process)
+    return VastProvider(
+        str(CONTRACT), transport=way, look=look, now=world.wall, key="k", plain_http=True, public_only=False
+    )
+
+
 SUITES = {
     "plain": Suite(Plain, Parts(plain_provider)),
     "runpod-pod": Suite(RunPod, Parts(runpod_provider)),
+    "vast": Suite(Vast, Parts(vast_provider)),
 }

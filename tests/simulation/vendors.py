@@ -14,6 +14,7 @@ from gateway.providers.probe import Sight
 from gateway.providers.renting.vendor import Answer
 from tests.emulators.runpod import Emulated as Pod
 from tests.emulators.runpod import Gpu, RunPodCloud
+from tests.emulators.vast import VastCloud
 from tests.simulation.plain import PlainCloud
 from tests.simulation.scenario import Mishap, Setup
 
@@ -332,3 +333,79 @@ class RunPod(Emulated):
         for pod in self.cloud.pods.values():
             if not pod.costs:
                 pod.dollars = self.cloud.price(pod.gpu, pod.count, pod.cloud)
+
+
+CONTRACT = 883
+
+
+class Vast(Emulated):
+    """tests/emulators/vast.py. There is one contract, which is never made or ended here: `strategy` says nothing."""
+
+    reading = f"/v0/instances/{CONTRACT}/"
+    stopped, running_word = "stopped", "running"
+
+    def __init__(self, world: Surroundings) -> None:
+        super().__init__(world)
+        self.cloud = VastCloud(now=world.now(), id=CONTRACT, disk_dollars=Decimal(0))
+        self.cloud.dollars = Decimal(world.setup.price) / 1_000_000
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
+        headers = {"authorization": f"Bearer {self.cloud.key}"}
+        reply = self.cloud.handle(method, f"/api{path}", headers, body, self._now())
+        if self.verb(method, path, body) == "stop":
+            self._later(self.cloud.stop_takes + 0.001, self._advance)
+        return Answer(reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.body)
+
+    def _advance(self) -> None:
+        """A queued start begins, and a stop is over, in the middle of nothing."""
+        before = self.cloud.running
+        self.cloud.spent(self._now())
+        if self.cloud.running and not before:
+            self.booted.up(str(CONTRACT))
+        elif before and not self.cloud.running:
+            self.booted.down(str(CONTRACT))
+            self._lose(str(CONTRACT))
+
+    def _say_status(self, said: dict[str, Any], status: str) -> None:
+        contract = said.get("instances")
+        if isinstance(contract, dict):
+            contract["actual_status"] = contract["cur_state"] = status
+
+    def running(self) -> list[str]:
+        self._advance()
+        return [str(CONTRACT)] if self.cloud.running else []
+
+    def spent(self) -> int:
+        return self.cloud.spent(self._now())
+
+    def verb(self, method: str, path: str, body: bytes | None) -> str:
+        if method != "PUT":
+            return ""
+        return {"running": "start", "stopped": "stop"}.get(json.loads(body or b"{}").get("state"), "")
+
+    def _is_up(self, id: str) -> bool:
+        self._advance()
+        return self.cloud.running and self.cloud.actual == "running"
+
+    def look(self, endpoint: Endpoint, path: str) -> Sight:
+        self._advance()
+        if not endpoint.url.endswith(f":{self.cloud.port}") or not self.booted.answers(str(CONTRACT)):
+            return Sight(0, trouble="refused")
+        return Sight(200, {"data": [{"id": "served"}]} if path.endswith("/models") else {"status": "ok"})
+
+    def turn(self, kind: str, on: bool) -> None:
+        match kind:
+            case "no capacity":
+                self.cloud.full = on
+            case "never runs" | "zero gpu":
+                self.cloud.scheduling = on
+            case "stop ignored":
+                self.cloud.deaf = on
+            case "no balance":
+                pass  # what Vast answers then is nowhere to be read
+
+    def _take_away(self, id: str) -> None:
+        self.cloud.take_away()
+
+    def price_becomes(self, factor: float) -> None:
+        """A contract keeps its price."""
