@@ -242,7 +242,7 @@ def amount(value: object) -> Decimal:
     """Raises ValueError: what is no figure is not read as 0."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal) or not Decimal(value).is_finite():
         raise ValueError(f"no figure: {type(value).__name__}")
-    if abs(value) > MOST:
+    if not -MOST <= value <= MOST:
         raise ValueError("no figure: beyond all bounds")
     return Decimal(value)
 
