@@ -91,7 +91,7 @@ def test_what_a_stream_cost_and_how_it_went_is_known_where_the_operator_wants_it
         assert "outcome=answered" in line and " tokens_out=4 " in line
         assert re.search(r" first_byte=\S+s first_token=\S+s( longest_gap=\S+s)? took=", line), line
         page = worker.get("/metrics")[1]
-        assert re.search(r"^wakegate_output_tokens_total\{.*\} 4\.0$", page, re.MULTILINE), page
+        assert re.search(r"^wakegate_output_tokens_total\{.*\} 4$", page, re.MULTILINE), page
 
 
 def test_a_volume_that_hangs_when_the_engine_is_ready_holds_up_nobody(tmp_path: Path) -> None:

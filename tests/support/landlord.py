@@ -105,12 +105,18 @@ class Landlord:
 
 
 def kill(worker: Worker) -> None:
-    """Everything of it, at once, as a power cut does. Its engine's guard ends what is left."""
+    """Everything of it at one moment, as a power cut does: nobody hears of anybody's end. Its engine's guard ends what
+    is left."""
     mark = f"DATA_DIR={worker.folder / 'data'}\0".encode()
+    found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.append(int(entry.name))
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
     if worker.process is not None:
         worker.process.wait(10)
 
