@@ -79,6 +79,8 @@ class Surroundings:
     """Our addresses on the network that leads outside."""
     pod_id: str | None = None
     endpoint_id: str | None = None
+    vast_id: str | None = None
+    """Of the instance at Vast that we run in."""
     public_ip: str | None = None
     public_ports: tuple[tuple[int, int], ...] = ()
     """(port here, port outside)."""
@@ -271,6 +273,7 @@ def look(environ: Mapping[str, str], machine: Machine | None = None, checkout: P
     found = {
         "pod_id": environ.get("RUNPOD_POD_ID", "") if on_runpod else "",
         "endpoint_id": environ.get("RUNPOD_ENDPOINT_ID", "") if on_runpod else "",
+        "vast_id": environ.get("CONTAINER_ID", "") if platform == "vast" else "",
     }
     ids = {name: value for name, value in found.items() if _ID.fullmatch(value)}
     public_ip = environ.get("RUNPOD_PUBLIC_IP" if on_runpod else "PUBLIC_IPADDR", "").strip()
@@ -290,6 +293,7 @@ def look(environ: Mapping[str, str], machine: Machine | None = None, checkout: P
         lan=tuple(address for far in _FAR if (address := machine.address_towards(far)) is not None),
         pod_id=ids.get("pod_id"),
         endpoint_id=ids.get("endpoint_id"),
+        vast_id=ids.get("vast_id"),
         public_ip=public_ip if has_ports and _address(public_ip) is not None else None,
         # Also where no address is told: which ports are passed on is known all the same.
         public_ports=tuple(_ports(environ, "RUNPOD_TCP_PORT_" if on_runpod else "VAST_TCP_PORT_")) if has_ports else (),
@@ -481,6 +485,14 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
         f"{name}: {shown(url)} is this gateway itself; allowed: another address"
         for name, url in (("UPSTREAM_URL", settled.upstream_url), ("FALLBACK_URL", settled.fallback_url))
         if url is not None and _is_us(url, settled, around)
+    ]
+    ours += [
+        f"{name}: {target} is the machine that this gateway runs in, and would stop with it; allowed: another one's id"
+        for name, provider, target, here in (
+            ("RUNPOD_POD_ID", "runpod-pod", settled.runpod_pod_id, around.pod_id),
+            ("VAST_INSTANCE_ID", "vast", settled.vast_instance_id, around.vast_id),
+        )
+        if provider in settled.providers and target is not None and target == here
     ]
     if ours:
         raise SettingsError(ours)

@@ -511,6 +511,27 @@ def test_an_upstream_that_is_this_gateway_is_refused_by_any_of_its_addresses(env
         settle(settings(COLD_START="fallback", FALLBACK_URL=url, FALLBACK_MODEL="m"), around)
 
 
+RENTS = {"API_KEY": "k" * 20, "UPSTREAM_API_KEY": "u" * 20, "MONTHLY_BUDGET": "20", "ALLOW_PLAIN_HTTP": "true"}
+
+
+@pytest.mark.parametrize(
+    ("here", "target", "other"),
+    [
+        (POD, {"PROVIDER": "runpod-pod", "WAKEGATE_RUNPOD_API_KEY": "k"}, "WAKEGATE_RUNPOD_POD_ID"),
+        (
+            {"CONTAINER_ID": "abc123", "CONTAINER_API_KEY": "c"},
+            {"PROVIDER": "vast", "VAST_API_KEY": "k"},
+            "VAST_INSTANCE_ID",
+        ),
+    ],
+)
+def test_the_machine_that_it_runs_in_is_not_rented(here: dict[str, str], target: dict[str, str], other: str) -> None:
+    around = look(here, Table(there=DOCKER))
+    with pytest.raises(SettingsError, match="abc123 is the machine that this gateway runs in"):
+        settle(settings(**RENTS, **here, **target, **{other: "abc123"}), around)
+    settle(settings(**RENTS, **here, **target, **{other: "abc124"}), around)
+
+
 @pytest.mark.parametrize(
     "url",
     [
