@@ -329,6 +329,7 @@ class Gateway:
             fallback=self.fallback,
             leases=leases,
             shows_loading=s.loading_text == "reasoning",
+            looks_first=s.rents,
             on_end=self._ended,
             is_short_of_memory=self._is_short_of_memory,
         )

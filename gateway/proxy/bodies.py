@@ -26,7 +26,7 @@ from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
 
 from gateway.errors import Refused, refuse
 from gateway.proxy.checker import Body, Checker, Spool, spooled
-from gateway.proxy.checks import check_type
+from gateway.proxy.checks import boundary_of, check_type
 from gateway.proxy.media import MediaFetcher
 from gateway.proxy.reply import CallerLeft
 from gateway.proxy.sieve import Sieve
@@ -60,6 +60,7 @@ class Arrival(AsyncIterator[bytes]):
         self._began = self._last = self._gave = self._clock()
         self._is_held_back = "Expect" in request.headers and request.version >= HttpVersion11
         """The caller sends no body before it is asked to (RFC 9110, 10.1.1)."""
+        self._peeked: bytes | None = None
         self.size = 0
 
     def __repr__(self) -> str:
@@ -73,6 +74,9 @@ class Arrival(AsyncIterator[bytes]):
 
     async def next(self) -> bytes:
         """The next bytes; b"" after the last. Raises Refused or CallerLeft."""
+        if self._peeked is not None:
+            chunk, self._peeked = self._peeked, None
+            return chunk
         try:
             chunk = b"" if self._content.is_eof() and self._content.at_eof() else await self._wait()
         except (PayloadEncodingError, HttpProcessingError) as error:
@@ -86,6 +90,11 @@ class Arrival(AsyncIterator[bytes]):
             raise CallerLeft("before the end of the body")
         self._last = self._gave = self._clock()
         return chunk
+
+    async def peek(self) -> bytes:
+        """The first bytes, before anybody wants them: `next` gives them again. Raises what that raises."""
+        self._peeked = await self.next()
+        return self._peeked
 
     async def _wait(self) -> bytes:
         held_back = self._clock() - self._gave
@@ -227,6 +236,17 @@ class Bodies:
     def stream(self, request: web.BaseRequest) -> Arrival:
         """A body that passes through as it comes, under the same clock and limit; nothing of it is held."""
         return Arrival(request, self._limits)
+
+    async def stream_begun(self, request: web.BaseRequest) -> Arrival:
+        """The same, once it is seen that it begins as one of its type does: what does not wakes no engine. Nobody sends
+        the preamble that RFC 2046 allows."""
+        arrival = self.stream(request)
+        begin = b"--" + boundary_of(request.headers.get("Content-Type", ""))
+        first = await arrival.peek()
+        if not first or not begin.startswith(first.lstrip(b"\r\n")[: len(begin)]):
+            said = "The body does not begin with the boundary that Content-Type names."
+            raise refuse("invalid_request", said, close=True)
+        return arrival
 
     async def close(self) -> None:
         await self._checker.close()

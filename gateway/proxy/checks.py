@@ -256,10 +256,7 @@ def check_type(content_types: Sequence[str], encodings: Sequence[str] = (), *, m
     if len(kinds) != 1:
         came = "none came" if not kinds else "several came"
         raise refuse("unsupported_media_type", f"Content-Type must be {wanted}; {came}.", close=True)
-    media, *parameters = (part.strip() for part in kinds.pop().split(";"))
-    settings = {
-        name.strip().lower(): value.strip().strip('"') for name, _, value in (p.partition("=") for p in parameters)
-    }
+    media, settings = media_type(kinds.pop())
     if multipart:
         fits = media.lower() == "multipart/form-data" and settings.get("boundary", "") != ""
     else:
@@ -269,6 +266,19 @@ def check_type(content_types: Sequence[str], encodings: Sequence[str] = (), *, m
         if not multipart and media.lower() == "application/x-www-form-urlencoded":
             hint = " With curl, add: -H 'Content-Type: application/json'."
         raise refuse("unsupported_media_type", f"Content-Type must be {wanted}.{hint}", close=True)
+
+
+def media_type(text: str) -> tuple[str, dict[str, str]]:
+    """The type and its parameters, whose names are in lower case."""
+    media, *parameters = (part.strip() for part in text.split(";"))
+    return media, {
+        name.strip().lower(): value.strip().strip('"') for name, _, value in (p.partition("=") for p in parameters)
+    }
+
+
+def boundary_of(content_type: str) -> bytes:
+    """What stands, after two dashes, before each part of a multipart body."""
+    return media_type(content_type)[1].get("boundary", "").encode("utf-8", "surrogateescape")
 
 
 # ---------------------------------------------------------------- the body

@@ -135,6 +135,7 @@ class Door:
         fallback: "Fallback | None" = None,
         leases: "LeaseDesk | None" = None,
         shows_loading: bool = False,
+        looks_first: bool = False,
         on_end: Callable[[Visit], None],
         is_short_of_memory: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -164,6 +165,8 @@ class Door:
         """Where leases come in, for something that is rented."""
         self._shows_loading = shows_loading
         """Whether chat pages are shown what a held stream waits for."""
+        self._looks_first = looks_first
+        """Whether the beginning of what streams through is seen before it starts anything: a start costs money."""
         self._unheard: set[asyncio.Task[None]] = set()
         """Answers that nobody listens to any more."""
         self.places = Places(gate, asyncio.get_running_loop().time)
@@ -520,7 +523,9 @@ class Door:
         if route.kind is Kind.MULTIPART:
             self._bodies.check_head(request, json=False)
             length = request.content_length if "Content-Length" in request.headers else None
-            return Call("POST", route.path, headers, self._bodies.stream(request), length), None
+            looks = self._looks_first and self._conductor.state not in SERVING
+            arrival = await self._bodies.stream_begun(request) if looks else self._bodies.stream(request)
+            return Call("POST", route.path, headers, arrival, length), None
         self._bodies.check_head(request, json=True)
         body = await self._bodies.read(request, route.short or route.path)
         facts = body.facts

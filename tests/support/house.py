@@ -377,9 +377,11 @@ class Sizes:
     rejects: bool = False
     """COLD_START=reject."""
     cancels: bool = True
+    """CANCEL_ON_DISCONNECT."""
+    looks_first: bool = False
+    """What is started costs money."""
     fallback: Callable[[Conductor], Fallback] | None = None
     """Who else may answer."""
-    """CANCEL_ON_DISCONNECT."""
     shows_loading: bool = False
     """LOADING_TEXT=reasoning."""
     gathers: bool = False
@@ -457,6 +459,7 @@ async def standing(provider: Provider, sizes: Sizes) -> AsyncIterator[Front]:
         max_seconds=sizes.max_seconds,
         counts_tokens=sizes.count_tokens,
         cancels=sizes.cancels,
+        looks_first=sizes.looks_first,
         admin=Admin(control),
         fallback=fallback,
         leases=sizes.leases,

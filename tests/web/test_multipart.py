@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from gateway.providers.base import Endpoint, Ready
 from tests.support.house import KEY, answer, house
 
@@ -55,6 +57,30 @@ async def test_a_body_waits_at_the_caller_until_the_engine_is_there() -> None:
         await asyncio.wait_for(uploading, 20)
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
         assert len(h.engine.received[0].body) == SIZE
+        writer.close()
+
+
+@pytest.mark.parametrize("body", [b"", b"no parts at all", b"--another\r\n\r\n", b"\r\n\r\n--y--"])
+async def test_a_body_that_is_none_rents_nothing(body: bytes) -> None:
+    async with house(ready_at_once=False, looks_first=True) as h:
+        reply = await h.raw(head(h.port, len(body)) + body)
+        assert reply.startswith(b"HTTP/1.1 400") and b"boundary" in reply
+        assert h.provider.starts == 0
+
+
+@pytest.mark.parametrize("parts", [[b"--x\r\nabc"], [b"-", b"-x\r\nabc"], [b"\r\n", b"--x\r\nabc"]])
+async def test_a_body_whose_beginning_was_seen_arrives_whole_however_it_came(parts: list[bytes]) -> None:
+    async with house(ready_at_once=False, looks_first=True) as h:
+        reader, writer = await asyncio.open_connection("127.0.0.1", h.port)
+        writer.write(head(h.port, sum(map(len, parts))))
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        await h.until(lambda: h.conductor.snapshot().waiting == 1)
+        h.provider.tell(Ready())
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        assert h.engine.received[0].body == b"".join(parts)
         writer.close()
 
 
