@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SCRIPTS := start.sh test.sh .ci/run $(wildcard scripts/*.sh deploy/*/*.sh bench/*/*.sh)
 
-.PHONY: run test check format fuzz test-simulation nightly test-llama-server test-vllm image-test test-browser test-large test-ledger test-sdks bench bench-quick bench-features bench-peers
+.PHONY: run test check format fuzz test-simulation nightly test-llama-server test-vllm image-test test-browser test-large test-ledger test-on-demand test-sdks bench bench-quick bench-features bench-peers
 
 run:
 	@./start.sh
@@ -32,8 +32,13 @@ fuzz: $(PY)
 test-simulation: $(PY)
 	@$(PY) -m tests.simulation --seeds $(or $(SEEDS),10000)
 
+# Renting on real processes, also what takes minutes of real time: the budget's end, two gateways with one Redis.
+test-on-demand: $(PY)
+	@./test.sh -m "minutes or not minutes" tests/e2e/test_on_demand.py tests/e2e/test_on_demand_money.py \
+		tests/e2e/test_on_demand_replicas.py tests/e2e/test_on_demand_vast.py
+
 # What takes longer than anybody waits for.
-nightly: test-simulation fuzz
+nightly: test-simulation test-ledger test-on-demand fuzz
 
 # The engine tests against llama.cpp's own server too. Builds it once per version, six minutes, outside the tree.
 test-llama-server: $(PY)

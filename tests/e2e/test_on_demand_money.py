@@ -9,6 +9,8 @@ import pytest
 from tests.support.landlord import CHAT, SOON, Landlord, landlord, renting, spend
 from tests.support.worker import wait_for
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.fixture
 def rents(tmp_path: Path) -> Iterator[Landlord]:

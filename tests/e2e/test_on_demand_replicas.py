@@ -10,6 +10,8 @@ from tests.support.landlord import CHAT, Landlord, landlord, renting
 from tests.support.redis_server import RedisServer
 from tests.support.worker import free_port
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.fixture
 def rents(tmp_path: Path) -> Iterator[Landlord]:
