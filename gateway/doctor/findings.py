@@ -24,6 +24,7 @@ THEMES = (
     "gateway",
     "ports",
     "storage",
+    "renting",
     "model",
     "GPU",
     "platform",
@@ -109,6 +110,12 @@ CATALOGUE: dict[str, Kind] = {
         what="The running gateway's engine has failed: {reason}",
         why="Requests are answered 503 start_failed. It is tried again, after a pause, when a request comes.",
         cure="tail -n 40 {logs}/*_engine.txt",
+    ),
+    "gateway-cannot-rent": _kind(
+        "gateway", BREAKS,
+        what="The running gateway rents nothing: {reason}",
+        why="Callers are refused with that sentence. It is tried again, after a pause, when one comes.",
+        cure="wakegate status",
     ),
     "gateway-stuck": _kind(
         "gateway", BREAKS,
@@ -222,6 +229,42 @@ CATALOGUE: dict[str, Kind] = {
         cure="docker run --tmpfs /tmp …",
     ),
     # --- model and engine
+    "rents": _kind(
+        "renting", NOTE,
+        what="It rents from {provider}: at most {budget}; IDLE_TIMEOUT is {idle}, MAX_RUNTIME {longest}.",
+        why="Whether the key, the balance and the machine are right is not asked here: this command calls no vendor.",
+        cure="wakegate rehearse --real --up-to 0.05",
+    ),
+    "rent-without-budget": _kind(
+        "renting", BREAKS,
+        what="MONTHLY_BUDGET is 0.",
+        why="Nothing is ever rented: every caller is answered 429 insufficient_quota.",
+        cure="export MONTHLY_BUDGET=20",
+    ),
+    "rent-budget-small": _kind(
+        "renting", BREAKS,
+        what="MONTHLY_BUDGET is {budget}, and one start at HOURLY_PRICE needs {needed}.",
+        why="START_MAX, a minute of use and BUDGET_GRACE are reserved before each start: every caller is answered 429.",
+        cure="export START_MAX=10m",
+    ),
+    "rent-unlimited": _kind(
+        "renting", DOUBTFUL,
+        what="MONTHLY_BUDGET is unlimited.",
+        why="What is spent is counted, and nothing ends it: only the vendor's own balance does.",
+        cure="export MONTHLY_BUDGET=20",
+    ),
+    "rent-left": _kind(
+        "renting", DOUBTFUL,
+        what="ON_EXIT is leave: what is rented goes on when the gateway ends.",
+        why="Unless another one takes it over it costs until its lease is over, and a bare engine knows no lease.",
+        cure="export ON_EXIT=stop",
+    ),
+    "rent-unheard": _kind(
+        "renting", NOTE,
+        what="ALERT_URL is not set.",
+        why="That something will not stop, the vendor refuses the key, or 95 % of the budget, stands in the log only.",
+        cure="export ALERT_URL=https://hooks.slack.com/services/…",
+    ),
     "model-unusable": _kind(
         "model", BREAKS,
         what="MODEL: {problem}",

@@ -17,7 +17,9 @@ def check(case: Case) -> Iterator[Finding]:
         detail = gateway.silent or "its heartbeat is older than 10 s"
         yield found("gateway-stuck", port=s.port, detail=detail, pid=gateway.pid or "<its process>")
         return
-    if gateway.status == "failed":
+    if gateway.status == "failed" and s.rents:
+        yield found("gateway-cannot-rent", reason=gateway.reason or "it says no reason.")
+    elif gateway.status == "failed":
         logs = s.data_dir / "logs" / s.log_name
         yield found("gateway-failed", reason=gateway.reason or "it says no reason.", logs=logs)
     elif gateway.state in ("starting", "draining", "stopping"):

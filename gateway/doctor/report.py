@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from gateway.config import NAMES_TO_FIELD, PREFIX, Settings, SettingsError
-from gateway.doctor import exposure, gateway, gpu, model, platforms, ports, runtime, storage, traffic
+from gateway.doctor import exposure, gateway, gpu, model, platforms, ports, renting, runtime, storage, traffic
 from gateway.doctor.case import Case
 from gateway.doctor.findings import BREAKS, DOUBTFUL, NOTE, Finding, Level, found
 from gateway.records.redact import GONE, Redactor, forms_of
@@ -17,6 +17,7 @@ CHECKS: Mapping[str, Callable[[Case], Iterable[Finding]]] = {
     "gateway": gateway.check,
     "ports": ports.check,
     "storage": storage.check,
+    "renting": renting.check,
     "model": model.check,
     "GPU": gpu.check,
     "platform": platforms.check,
@@ -26,8 +27,8 @@ CHECKS: Mapping[str, Callable[[Case], Iterable[Finding]]] = {
 }
 """By theme."""
 LOOKED_AT = (
-    "settings, ports, DATA_DIR and its volume, disk space, model, engine, GPU and driver, platform, keys and TLS, "
-    "engines beside the gateway, Python and its packages, limits, clock, the request log"
+    "settings, ports, DATA_DIR and its volume, disk space, what is rented, model, engine, GPU and driver, platform, "
+    "keys and TLS, engines beside the gateway, Python and its packages, limits, clock, the request log"
 )
 TOLD_ELSEWHERE = (" characters; a key that nobody guesses is longer", " files may be open; ")
 """Parts of warnings of the settings that a finding of its own says better."""

@@ -3,7 +3,7 @@
 from gateway.doctor.case import Facts, GatewaySeen
 from gateway.doctor.findings import BREAKS, NOTE
 from gateway.doctor.gateway import check
-from tests.support.doctoring import case, codes, only
+from tests.support.doctoring import RENTS, case, codes, only
 
 
 def seen(**values: object) -> Facts:
@@ -44,6 +44,13 @@ def test_a_failed_engine_is_told_with_its_reason() -> None:
     assert said.level is BREAKS
     assert said.what == "The running gateway's engine has failed: The model does not fit into memory."
     assert said.cure == "tail -n 40 /data/logs/chat/*_engine.txt"
+
+
+def test_one_that_can_rent_nothing_says_why_and_has_no_engines_log() -> None:
+    facts = seen(state="failed", status="failed", reason="RunPod refuses the key of this gateway.")
+    said = only(check(case(facts, **RENTS)), "gateway-cannot-rent")
+    assert said.level is BREAKS and said.cure == "wakegate status"
+    assert said.what == "The running gateway rents nothing: RunPod refuses the key of this gateway."
 
 
 def test_one_that_does_not_answer_is_stuck() -> None:

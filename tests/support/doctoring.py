@@ -31,6 +31,15 @@ VAST = Surroundings(
     public_ports=((8000, 33526),),
 )
 KEY = "sk-0123456789abcdef-test"
+RENTS = {
+    "PROVIDER": "runpod-pod",
+    "RUNPOD_API_KEY": KEY,
+    "RUNPOD_POD_ID": "abc123",
+    "UPSTREAM_API_KEY": KEY,
+    "API_KEY": KEY,
+    "MONTHLY_BUDGET": "20",
+}
+"""Of a small server that rents."""
 
 
 def case(facts: Facts | None = None, around: Surroundings = PLAIN, **environ: str) -> Case:
