@@ -103,7 +103,7 @@ class Gateway:
         self._around = around
         self._boot = boot
         self._loop = asyncio.get_running_loop()
-        self._listening = self._draining = self._welcomed = False
+        self._listening = self._draining = self._leaves = self._welcomed = False
         self._mode = "strict"
         self._memory = 0
         self._first_ready: float | None = None
@@ -432,7 +432,7 @@ class Gateway:
         self._draining = True
         self._write_status()
         self._onlookers.tell(self._loop.time())
-        leave = leave or (self.renting is not None and self.settings.on_exit == "leave")
+        leave = self._leaves = leave or (self.renting is not None and self.settings.on_exit == "leave")
         if leave and self.renting is not None:
             await self.renting.leave()
         elsewhere = [] if self.fallback is None else [self.fallback.drain(self.settings.drain_timeout - 1.0)]
@@ -459,6 +459,8 @@ class Gateway:
         if self.fallback is not None:
             self.fallback.close()
             await self._loop.run_in_executor(None, self.fallback.purse.close, 2.0)
+        if self.renting is not None:
+            self._say_what_is_left()
         await self.conductor.close()
         if self.renting is not None:
             await self.renting.close()
@@ -478,6 +480,14 @@ class Gateway:
         return self.settings.port
 
     # -- telling -------------------------------------------------------------------------------
+
+    def _say_what_is_left(self) -> None:
+        """What goes on costing when this gateway has ended."""
+        from gateway.renting import what_is_left
+
+        line = what_is_left(self.conductor.snapshot().instance, on_purpose=self._leaves)
+        if line:
+            say(line, "info" if self._leaves else "warning", always=True)
 
     async def _beat(self) -> None:
         while True:

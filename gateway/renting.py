@@ -23,7 +23,7 @@ from gateway.config import Settings, is_this_machine
 from gateway.policy.account import account, as_json
 from gateway.policy.books import dollars, moment
 from gateway.policy.budget import Standing, Terms
-from gateway.providers.base import Endpoint, Profile, Renter
+from gateway.providers.base import Endpoint, Instance, Profile, Renter
 from gateway.providers.renting.several import Several
 from gateway.records.ledger.base import Ledger
 from gateway.records.ledger.sqlite import SqliteLedger, path_of
@@ -492,6 +492,19 @@ def wake_line(snapshot: "Snapshot", standing: Standing, stops: float | None) -> 
         parts.append(f"stops {datetime.fromtimestamp(stops):%H:%M} if idle")
     limit = "" if standing.monthly is None else f" of {dollars(standing.monthly).removesuffix('.00')}"
     return ", ".join([*parts, f"{cents(standing.spent)}{limit} this month"])
+
+
+def what_is_left(instance: Instance | None, *, on_purpose: bool) -> str:
+    """Said when the gateway ends; empty where nothing runs on."""
+    if instance is None:
+        return ""
+    price = f", {dollars(instance.price)}/h," if instance.price else ""
+    if on_purpose:
+        return f"{instance.id} at {instance.provider}{price} is left running, for a successor"
+    return (
+        f"warning: {instance.id} at {instance.provider}{price} may run on: its stop is not confirmed. "
+        "The next gateway here ends it, or: wakegate stop --all"
+    )
 
 
 def cents(amount: int) -> str:

@@ -69,6 +69,7 @@ def test_an_ordinary_end_waits_for_the_confirmed_stop_and_leave_leaves_it(tmp_pa
         assert gateway.post("/v1/chat/completions", CHAT, timeout=120)[0] == 200
         assert gateway.stop() == 0
         assert rents.running == ["abc123"]
+        assert "abc123 at runpod-pod" in gateway.console and "is left running, for a successor" in gateway.console
     with renting(tmp_path, rents) as gateway:
         gateway.until("ready", within=SOON)
         assert gateway.stop(within=90) == 0
