@@ -661,13 +661,32 @@ class Treasury:
                 absence.looks, absence.last = absence.looks + 1, now
             needed = EMPTY_LOOKS if rented.instance else EMPTY_LOOKS_UNKNOWN
             old = at - rented.began >= self._tempo.unknown * 1000  # before that, the list may be from before it began
-            if absence.looks >= needed and old:
-                if rented.instance:  # a list may leave something out for longer: by its id it is known
-                    began = rented.began / 1000
-                    missed = Instance(rented.instance, rented.provider, NOWHERE, began, rented.price, rented.name)
-                    await self._provider.stop(missed, within=self._tempo.stop_within)
+            if absence.looks >= needed and old and await self._has_ended(rented):
                 self._absences.pop(rented.name, None)
                 await self.end(rented.name, "the vendor does not know it as running")
+
+    async def _has_ended(self, rented: Rented) -> bool:
+        """No list has it. But a list may leave something out for longer, and settings that have changed ask for others:
+        by its id it is known, and stopped."""
+        if rented.provider not in self._provider.name.split(","):
+            text = (
+                f"{rented.instance or rented.name} may run at {rented.provider}, which is not in PROVIDER any more, so "
+            )
+            text += (
+                "that nobody here can look: end it there, or rent there again. Nothing is started until it is known."
+            )
+            self._alarm("will_not_stop", text, rented.instance or rented.name)
+            return False
+        if not rented.instance:
+            return True
+        began = rented.began / 1000
+        missed = Instance(rented.instance, rented.provider, NOWHERE, began, rented.price, rented.name)
+        try:
+            await self._provider.stop(missed, within=self._tempo.stop_within)
+        except ProviderError as error:
+            log.warning("whether %s has ended is not known: %s %s", rented.instance, error, error.detail)
+            return False
+        return True
 
     def _is_in_hand(self, rented: Rented) -> bool:
         if self._conductor is None or self._conductor.state in DOWN:

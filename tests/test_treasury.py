@@ -400,6 +400,21 @@ async def test_what_no_list_shows_is_stopped_by_its_id_before_it_counts_as_ended
 
 
 @in_simulated_time
+async def test_what_runs_at_a_vendor_that_is_rented_from_no_more_is_told_of_and_counts_on() -> None:
+    """PROVIDER was changed while something ran: nobody here can say that it ended."""
+    pods, disk = Pods(), Disk()
+    async with rented(pods, disk) as on:
+        assert await on.come("r") == "answered"
+    elsewhere = Pods()
+    elsewhere.name = "another"
+    async with rented(elsewhere, disk) as on:
+        await asyncio.sleep(3600)
+        assert on.books.open and on.spent() >= PRICE
+        assert any(event == "will_not_stop" for event, _ in on.alarms)
+        assert await on.come("r2") != "answered" and not elsewhere.running
+
+
+@in_simulated_time
 async def test_a_new_ledger_learns_from_the_vendors_bills() -> None:
     pods = Pods()
     pods.bills_are = [Bill("old", NOON - 90_000, NOON - 3600, 5_000_000)]
