@@ -654,6 +654,9 @@ class Treasury:
             if rented.instance in ids or rented.name in names or self._is_in_hand(rented):
                 self._absences.pop(rented.name, None)
                 continue
+            if rented.name in self._to_end:
+                await self._end_if_it_can_be_written(rented.name, self._to_end[rented.name])
+                continue
             absence = self._absences.get(rented.name)
             if absence is None:
                 absence = self._absences[rented.name] = _Absence(0, -float("inf"))
@@ -663,7 +666,14 @@ class Treasury:
             old = at - rented.began >= self._tempo.unknown * 1000  # before that, the list may be from before it began
             if absence.looks >= needed and old and await self._has_ended(rented):
                 self._absences.pop(rented.name, None)
-                await self.end(rented.name, "the vendor does not know it as running")
+                await self._end_if_it_can_be_written(rented.name, "the vendor does not know it as running")
+
+    async def _end_if_it_can_be_written(self, name: str, why: str) -> None:
+        """Else it counts on until it can be, and what runs beside it is looked after all the same."""
+        try:
+            await self.end(name, why)
+        except OSError as error:
+            log.debug("the end of %s cannot be written down: %s", name, error)
 
     async def _has_ended(self, rented: Rented) -> bool:
         """No list has it. But a list may leave something out for longer, and settings that have changed ask for others:
@@ -716,7 +726,7 @@ class Treasury:
                 self._say(text + "taken over, or stopped", "warning")
         if not running:
             return
-        if conductor.state is State.STOPPED and self._closed is None:
+        if conductor.state is State.STOPPED and self._closed is None and self._unwritten_since is None:
             conductor.take_over()  # a start looks first, and takes over what it finds
             return
         for instance in running:

@@ -400,6 +400,27 @@ async def test_what_no_list_shows_is_stopped_by_its_id_before_it_counts_as_ended
 
 
 @in_simulated_time
+async def test_what_ended_is_not_stopped_again_and_again_because_that_cannot_be_written_down() -> None:
+    """And an orphan beside it is stopped all the same."""
+    pods, disk = Pods(), Disk()
+    async with rented(pods, disk) as on:
+        assert await on.come("r") == "answered"
+    (runs,) = pods.running.values()
+    pods.running.clear()
+    await asyncio.sleep(100)
+    async with rented(pods, disk) as on:
+        await settled(on)
+        disk.full = True
+        await asyncio.sleep(600)
+        pods.running["stray"] = Instance("stray", "played", Endpoint("http://stray"), NOON, PRICE)
+        await asyncio.sleep(3000)
+        assert [call for _, call in pods.calls].count(f"stop {runs.id}") == 1
+        assert not pods.running and on.books.open
+        disk.full = False
+        await until(lambda: not on.books.open)
+
+
+@in_simulated_time
 async def test_what_runs_at_a_vendor_that_is_rented_from_no_more_is_told_of_and_counts_on() -> None:
     """PROVIDER was changed while something ran: nobody here can say that it ended."""
     pods, disk = Pods(), Disk()
