@@ -80,6 +80,8 @@ def _cure(problem: str) -> str:
     if rest.startswith("(") and line and number.isdecimal():
         return f"${{EDITOR:-vi}} +{number} {place}"
     name = name.rstrip(":")
+    if rest.startswith("not set") and name.removeprefix(PREFIX) in NAMES_TO_FIELD:
+        return f"export {name}=…"
     return f"unset {name}" if name.removeprefix(PREFIX) in NAMES_TO_FIELD else "env | cut -d= -f1 | sort"
 
 

@@ -130,6 +130,15 @@ def test_ports_that_are_equal_are_told_before_they_are_tried() -> None:
     assert "METRICS_PORT: 9000 is one of the other two ports" in only(findings, "setting-wrong").what
 
 
+def test_what_is_not_set_is_to_be_set() -> None:
+    problems = of_unreadable(unreadable(PROVIDER="vast", UPSTREAM_API_KEY=KEY, API_KEY=KEY, MONTHLY_BUDGET="20"))
+    assert [problem.cure for problem in problems] == [
+        "export VAST_API_KEY=…",
+        "export VAST_INSTANCE_ID=…",
+        "export TLS_FINGERPRINT=…",
+    ]
+
+
 def test_a_value_in_a_file_is_mended_in_the_file() -> None:
     with pytest.raises(SettingsError) as caught:
         config.load({}, read=lambda path: File("\nPORT=high\n"), dotenv=Path("/srv/.env"))
