@@ -41,9 +41,10 @@ class Tries:
         return self.failures >= self._limit
 
     def failed(self, code: str, reason: str, *, lasting: bool, now: float) -> None:
-        """One more. A lasting one counts for all that are left: trying again would fail the same way."""
+        """One more. A lasting one counts for all that are left: trying again would fail the same way. So does one that
+        is not its fault: whoever waits is told at once, and may go elsewhere."""
         self.retry_at = now + pause(self.failures, first=self._first, most=self._most)
-        self.failures = max(self.failures + 1, self._limit if lasting else 0)
+        self.failures = max(self.failures + 1, self._limit if lasting or code in NOT_ITS_FAULT else 0)
         self.code, self.reason = code, reason
 
     def give_up(self, now: float) -> None:

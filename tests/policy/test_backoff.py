@@ -38,6 +38,15 @@ def test_a_lasting_failure_is_enough_by_itself() -> None:
     assert memory.given_up
 
 
+def test_no_capacity_is_told_after_one_try_and_tried_again_each_minute() -> None:
+    memory = tries()
+    for now in (10, 70, 130):
+        memory.failed("no_capacity", "No such GPU is free.", lasting=False, now=now)
+        assert memory.given_up
+        memory.give_up(now=now)
+        assert memory.retry_at == now + 60
+
+
 def test_given_up_again_the_pause_doubles_up_to_its_limit() -> None:
     memory, pauses = tries(limit=1), []
     for _ in range(6):

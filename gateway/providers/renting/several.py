@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from gateway.providers.base import (
@@ -135,6 +135,7 @@ class Several:
                 known.avoided_until = 0.0
             elif isinstance(news, Gone) and instance.id != self._told_to_end:
                 self._avoid(known)
+                news = self._hopeful(news)
             yield news
 
     async def rest(self, instance: Instance) -> None:
@@ -267,6 +268,12 @@ class Several:
         except (ProviderError, asyncio.CancelledError):
             raise error from None
         error.instance = None
+
+    def _hopeful(self, gone: Gone) -> Gone:
+        """Of one vendor's end, what is true of all: as long as another is left to be tried, callers are held for it."""
+        if all(known.avoided_until > self._now() for known in self._known.values()):
+            return gone
+        return replace(gone, lasting=False, code="start_failed" if gone.code == "no_capacity" else gone.code)
 
     def _avoid(self, known: Known) -> None:
         known.avoided_until = self._now() + AVOIDED

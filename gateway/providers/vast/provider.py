@@ -294,7 +294,10 @@ class Vast:
         if serves(contract):
             return self._up(contract, seen)
         trouble = self._trouble(contract)
-        return seen if trouble is None else replace(seen, phase=Phase.USELESS, trouble=trouble[0], code=trouble[1])
+        if trouble is None:
+            return seen
+        lasting = trouble[0] == HAS_ENDED and not self._run.ran  # it would end again, and be paid for again
+        return replace(seen, phase=Phase.USELESS, trouble=trouble[0], code=trouble[1], lasting=lasting)
 
     def _up(self, contract: Contract, seen: Seen) -> Seen:
         run, now = self._run, self._loop.time()

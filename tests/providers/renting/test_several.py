@@ -225,6 +225,20 @@ async def test_what_the_vendor_took_away_is_replaced_by_another_vendors(clock: C
     assert (await both.start(INTENT, ListJournal())).provider == "vast"
 
 
+async def test_that_there_is_no_capacity_is_told_only_when_no_other_vendor_is_left_to_be_asked(clock: Clock) -> None:
+    """A pod may come without its GPU after its start went well: callers are held for the next vendor."""
+    pods, vast = FakeRenter("runpod-pod", cost=1), FakeRenter("vast", cost=2)
+    both = several(clock, pods, vast)
+    told = []
+    for vendor in (pods, vast):
+        instance = await both.start(INTENT, ListJournal())
+        assert instance.provider == vendor.name
+        vendor.news = [Gone("It has no GPU.", code="no_capacity", lasting=True)]
+        vendor.running.clear()
+        told += [(news.code, news.lasting) async for news in both.watch(instance) if isinstance(news, Gone)]
+    assert told == [("start_failed", False), ("no_capacity", True)]
+
+
 async def test_a_stop_that_was_ordered_is_held_against_nobody(clock: Clock) -> None:
     pods, vast = FakeRenter("runpod-pod", cost=1), FakeRenter("vast", cost=2)
     both = several(clock, pods, vast)

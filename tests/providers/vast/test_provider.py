@@ -346,6 +346,7 @@ def test_a_state_that_never_comes_up_is_stopped_and_told_at_once(status: str, co
         await story.start()
         gone = await story.gone()
         assert (gone.code, gone.taken, story.cloud.running) == (code, False, False)
+        assert gone.lasting is (status == "exited"), "callers are told now, and not after two more that are paid for"
         assert story.clock() - begun < 30
 
     told(telling)()
