@@ -281,10 +281,12 @@ class Door:
         """Whoever may ask may wake, within the same limits: it costs what a first request costs. Nobody is held."""
         visit.page = route.path
         grant = self._gate.grant(key, model=self._usual_model(), tokens=0)
+        was_taken = False
         try:
             page = self._orders().wake(f"the key {key.name}" if key is not None else "a caller")
+            was_taken = True
         finally:
-            self._gate.end(grant, reply, reached_engine=False)
+            self._gate.end(grant, reply, reached_engine=was_taken)  # it counts as one of the key's requests
         await reply.answer(page.status, page.body, pages.HEADERS, content_type=page.content_type)
 
     def _orders(self) -> Admin:

@@ -115,6 +115,15 @@ async def test_a_key_wakes_only_what_it_may_ask_for_and_within_its_limits() -> N
         assert (await ask(h, "POST", "/wake", "sk-waker")).status == 200
 
 
+async def test_a_wake_counts_as_one_of_its_keys_requests() -> None:
+    keys = [replace(Key.of("slow", "sk-slow"), requests_per_minute=2)]
+    gate = lambda: Gate(keys=Keys(keys), admin=Keys([]))  # noqa: E731
+    async with house(ready_at_once=False, gate=gate) as h:
+        answers = [await ask(h, "POST", "/wake", "sk-slow") for _ in range(3)]
+        assert [told.status for told in answers] == [200, 200, 429]
+        assert answers[2].code == "rate_limit_exceeded" and "Retry-After: " in answers[2].head
+
+
 async def test_a_wake_that_may_not_be_paid_is_refused_as_a_request_is() -> None:
     async with house(ready_at_once=False, closed=lambda: SPENT) as h:
         told = await ask(h, "POST", "/wake", KEY)
