@@ -325,9 +325,10 @@ class RentedProvider:
                 return seen
         return None
 
-    def _sweep(self, seen: Seen, journal: Journal) -> None:
+    def _sweep(self, seen: Seen, journal: Journal, name: str = "") -> None:
         """End something of ours that nobody uses, and let nobody wait for it."""
         instance = self._instance(seen)
+        instance = replace(instance, name=instance.name or name)
         rented = self._rented.setdefault(
             key_of(instance), Rented(instance, journal, self._loop.time(), id=seen.id, ordered=True)
         )
@@ -339,20 +340,11 @@ class RentedProvider:
         for other in others:
             log.warning("%s runs beside %s, which is one too many: it is ended", other.id, first.id)
             self._alarm("orphan", f"{self._vendor.title}'s {other.id} ran beside another one of ours: it is ended.")
-            self._sweep(other, journal)
+            await self._end_beside(other, intent, journal)
         instance = replace(self._instance(first), name=first.name or journal.next_name())
         if first.price is None:
             raise ProviderError(self._no_price(), lasting=True, instance=instance)
-        rental = Rental(
-            instance.name,
-            self.name,
-            intent.upstream,
-            intent.run,
-            first.price.amount,
-            first.id,
-            first.price.why,
-            runs_since=instance.started_at,
-        )
+        rental = self._found(instance, first, first.price, intent)
         try:
             await journal.intend(rental)
             await journal.know(rental.name, first.id, first.price.amount, first.price.why)
@@ -364,6 +356,29 @@ class RentedProvider:
         log.info("%s runs already (%s): it is taken over", first.id, first.status)
         instance = replace(instance, price=first.price.amount)
         return self._follow(Rented(instance, journal, self._loop.time(), id=first.id, adopted=True, price=first.price))
+
+    async def _end_beside(self, other: Seen, intent: Intent, journal: Journal) -> None:
+        """What it has cost, and costs until it has ended, is written down. It is ended also where that cannot be."""
+        instance = replace(self._instance(other), name=other.name or journal.next_name())
+        if other.price is not None:
+            try:
+                await journal.intend(self._found(instance, other, other.price, intent))
+            except (ProviderError, OSError) as error:
+                log.warning("what %s costs is not written down: %s", other.id, error)
+        self._sweep(other, journal, instance.name)
+
+    def _found(self, instance: Instance, seen: Seen, price: Price, intent: Intent) -> Rental:
+        """Of something that runs already."""
+        return Rental(
+            instance.name,
+            self.name,
+            intent.upstream,
+            intent.run,
+            price.amount,
+            seen.id,
+            price.why,
+            runs_since=instance.started_at,
+        )
 
     async def _take_one(self, offers: Sequence[Offer], intent: Intent, journal: Journal) -> Instance:
         """The first offer that can be had. Each is written down before the vendor is asked for it."""

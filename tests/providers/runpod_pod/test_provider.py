@@ -184,10 +184,14 @@ async def test_of_two_that_run_one_is_kept_and_the_other_ended(house: PodHouse) 
     assert len(house.cloud.running()) == 2
     await house.close()
     house.provider = house.opened()
-    await house.start(2)
+    kept = await house.start(2)
     await asyncio.sleep(60)
     assert len(house.cloud.running()) == 1
     assert house.alarms[0][0] == "orphan"
+    other = ({*house.cloud.pods} - {kept.id}).pop()
+    booked = next(rental for rental in house.notes.rentals if rental.instance == other)
+    assert booked.price and booked.runs_since is not None, "what the other one has cost is written down"
+    assert ("end", booked.name) in house.notes.said
 
 
 @creating
