@@ -151,6 +151,8 @@ class Treasury:
         self._beside: dict[str, float] = {}
         """What runs beside what the conductor has in hand, by id, and the loop time at which it was seen first."""
         self._closed: TurnedAway | None = None
+        self._spent: Spent | None = None
+        """Why it is closed, with figures."""
         self._gate_due = float("inf")
         self._ended_run = 0
         self._ended_for_all = ""
@@ -257,6 +259,7 @@ class Treasury:
             ):
                 spent = verdict
         self._closed = TurnedAway("insufficient_quota", spent.reason, None) if spent else None
+        self._spent = spent
         ends = budget.ends_at(self.books, terms, at)
         seconds = 60.0 if ends is None or self._closed is not None else min(60.0, max(0.0, (ends - at) / 1000))
         self._gate_due = self._loop.time() + max(seconds, 0.05)
@@ -264,7 +267,14 @@ class Treasury:
     # -- the journal -----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Raises ProviderError or OSError."""
+        """Raises ProviderError, also where the budget has no room by now (the vendor need not be asked to find that
+        out), or OSError."""
+        await self._opened()
+        if self.gate() is not None and self._spent is not None and not self.books.open:
+            spent = self._spent
+            raise ProviderError(spent.reason, lasting=True, code="insufficient_quota", detail=spent.detail)
+
+    async def _opened(self) -> None:
         if self._settled.is_set():
             return
         self._hurry()
@@ -291,7 +301,7 @@ class Treasury:
         return f"{self._prefix}{_base36(self._names)}"
 
     async def intend(self, rental: Rental) -> None:
-        await self.open()
+        await self._opened()  # what runs already is written down also where there is no room for it
         for name, why in tuple(self._to_end.items()):
             await self.end(name, why)
         known = self._open_one(rental) if rental.runs_since is not None else None

@@ -248,6 +248,13 @@ async def test_a_start_that_does_not_fit_is_refused_before_the_vendor_is_asked()
 
 
 @in_simulated_time
+async def test_whoever_came_before_the_price_was_known_causes_no_start_that_does_not_fit() -> None:
+    async with rented(monthly=10 * CENT) as on:
+        assert await on.come("r") == "insufficient_quota"
+        assert not on.pods.called("start")
+
+
+@in_simulated_time
 async def test_what_runs_ends_within_the_budget() -> None:
     """A start needs 18 cents and more; 30 cents are 50 minutes, of which the last is the grace."""
     async with rented(monthly=30 * CENT) as on:
