@@ -481,22 +481,23 @@ def settle(settings: Settings, around: Surroundings) -> Settings:
             f"MAX_CONNECTIONS is {settings.max_connections}, and {around.open_files} files may be open; {done}"
         )
     settled = settings.changed(changes, warnings)
-    ours = [
-        f"{name}: {shown(url)} is this gateway itself; allowed: another address"
-        for name, url in (("UPSTREAM_URL", settled.upstream_url), ("FALLBACK_URL", settled.fallback_url))
-        if url is not None and _is_us(url, settled, around)
-    ]
-    ours += [
-        f"{name}: {target} is the machine that this gateway runs in, and would stop with it; allowed: another one's id"
-        for name, provider, target, here in (
-            ("RUNPOD_POD_ID", "runpod-pod", settled.runpod_pod_id, around.pod_id),
-            ("VAST_INSTANCE_ID", "vast", settled.vast_instance_id, around.vast_id),
-        )
-        if provider in settled.providers and target is not None and target == here
-    ]
-    if ours:
+    if ours := list(_ourselves(settled, around)):
         raise SettingsError(ours)
     return settled
+
+
+def _ourselves(settled: Settings, around: Surroundings) -> Iterator[str]:
+    """What must not be this gateway, or the machine that it runs in."""
+    for name, url in (("UPSTREAM_URL", settled.upstream_url), ("FALLBACK_URL", settled.fallback_url)):
+        if url is not None and _is_us(url, settled, around):
+            yield f"{name}: {shown(url)} is this gateway itself; allowed: another address"
+    for name, provider, target, here in (
+        ("RUNPOD_POD_ID", "runpod-pod", settled.runpod_pod_id, around.pod_id),
+        ("VAST_INSTANCE_ID", "vast", settled.vast_instance_id, around.vast_id),
+    ):
+        if provider in settled.providers and target is not None and target == here:
+            why = "is the machine that this gateway runs in, and would stop with it"
+            yield f"{name}: {target} {why}; allowed: another one's id"
 
 
 def own_certificate(data_dir: Path) -> Path:
