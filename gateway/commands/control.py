@@ -199,6 +199,10 @@ def _seconds(text: str) -> float | None:
 # --- Showing ----------------------------------------------------------------------------------------------------------
 
 
+MONEY_LABELS = {"ends": "budget ends", "warned_percent": "warned at %"}
+"""Where the field's own name would say too little."""
+
+
 def _show(told: Mapping[str, Any], as_json: bool) -> None:
     typer.echo(json.dumps(told, indent=2) if as_json else as_text(told))
 
@@ -227,7 +231,7 @@ def as_text(told: Mapping[str, Any]) -> str:
         rows.append(("next warm", str(told["warm_next"])))
     money = told.get("money")
     if isinstance(money, dict):
-        rows += [_money(str(name), value) for name, value in money.items() if value not in (None, "")]
+        rows += [_money(str(name), value) for name, value in money.items() if _says_something(str(name), value)]
     width = max(len(name) for name, _ in rows)
     return "\n".join([*lines, *(f"  {name:<{width}}  {value}" for name, value in rows)])
 
@@ -262,9 +266,13 @@ def _price(dollars: object) -> str:
     return f"${dollars:.2f}/h" if isinstance(dollars, int | float) else "price unknown"
 
 
+def _says_something(name: str, value: object) -> bool:
+    return value not in (None, "") and not (name == "warned_percent" and not value)
+
+
 def _money(name: str, value: object) -> tuple[str, str]:
     """`spent_dollars` as `spent` and `$3.10`."""
-    label = name.removesuffix("_dollars").replace("_", " ")
-    if label == name.replace("_", " ") or not isinstance(value, int | float):
+    label = MONEY_LABELS.get(name, name.removesuffix("_dollars").replace("_", " "))
+    if not name.endswith("_dollars") or not isinstance(value, int | float):
         return label, str(value)
     return label, f"${value:,.2f}" if value >= 0.1 or not value else f"${value:.4f}"

@@ -106,6 +106,16 @@ def test_what_is_not_known_is_left_out(state: Mapping[str, Any], line: str) -> N
     assert as_text(state).splitlines()[0] == line
 
 
+def test_money_is_said_so_that_it_is_understood() -> None:
+    money = {"left_dollars": 0.0, "warned_percent": 80, "ends": "2026-11-24 04:25:04", "trouble": ""}
+    assert as_text({"state": "ready", "money": money}).splitlines()[2:] == [
+        "  left         $0.00",
+        "  warned at %  80",
+        "  budget ends  2026-11-24 04:25:04",
+    ]
+    assert "warned" not in as_text({"state": "ready", "money": money | {"warned_percent": 0}})
+
+
 def test_why_it_failed_is_said(tmp_path: Path) -> None:
     said = "loading\nthere is no pod abc\x1b[2J (RUNPOD_POD_ID)\n"
     state = {
