@@ -65,6 +65,7 @@ LONG_FUNCTIONS = {
     "gateway.commands.logs.logs": "a table: its options, one after the other",
     "gateway.commands.plan.plan": "a table: its options, one after the other",
     "gateway.records.metrics._make_histograms": "a table: one histogram after the other, with its buckets",
+    "gateway.treasury.__init__": "a table: what it knows, one after the other",
 }
 """`module.function` and why it is better in one piece: a table, or a list of cases."""
 
