@@ -86,7 +86,7 @@ def test_what_a_worker_says_is_cleaned_before_a_caller_reads_it(progress: object
 def test_a_worker_that_gave_its_engine_up_will_not_serve() -> None:
     gone = judged(Sight(200, {"status": "failed", "state": "failed", "reason": "no such model"}))
     assert isinstance(gone, Gone)
-    assert gone.detail == "no such model"
+    assert gone.reason == "In the rented machine: no such model"
 
 
 def test_a_worker_that_sleeps_serves_whoever_wakes_it() -> None:

@@ -512,7 +512,7 @@ async def test_an_upstream_that_refuses_our_key_is_not_paid_for(house: PodHouse)
 async def test_a_worker_whose_engine_failed_is_not_paid_for(house: PodHouse) -> None:
     house.looks = lambda endpoint, path: Sight(200, {"status": "failed", "state": "failed", "reason": "no model"})
     gone = await house.gone(await house.start())
-    assert gone.detail == "no model"
+    assert gone.reason == "In the rented machine: no model"
     assert not house.cloud.running()
 
 
