@@ -1160,6 +1160,12 @@ def _renting_contradictions(s: Settings) -> Iterator[tuple[tuple[str, ...], str]
             yield needed("vast_api_key", why, "a key from https://cloud.vast.ai/manage-keys/")
         if s.vast_instance_id is None:
             yield needed("vast_instance_id", why, "the id of an instance of yours, as `vastai show instances` has it")
+        elif not s.vast_instance_id.isdecimal():
+            yield (
+                ("vast_instance_id",),
+                f"VAST_INSTANCE_ID: {shown(s.vast_instance_id)} is not an instance's number; allowed: digits, as "
+                "`vastai show instances` has it",
+            )
         if not s.allow_plain_http and s.tls_fingerprint is None:
             yield (
                 ("vast_instance_id", "allow_plain_http", "tls_fingerprint", "provider"),

@@ -859,6 +859,7 @@ def test_an_unlimited_budget_must_be_typed() -> None:
         (without(RENTS, RUNPOD_API_URL="http://localhost:8000/v2"), "RUNPOD_API_URL"),
         (without(VAST, "VAST_API_KEY"), "VAST_API_KEY"),
         (without(VAST, "VAST_INSTANCE_ID"), "VAST_INSTANCE_ID"),
+        (without(VAST, VAST_INSTANCE_ID="abc123"), "VAST_INSTANCE_ID"),
         (without(VAST, "ALLOW_PLAIN_HTTP"), "TLS_FINGERPRINT"),
         (without(VAST, VAST_API_URL="https://vast.ai.evil.example"), "VAST_API_URL"),
     ],
