@@ -743,25 +743,32 @@ class Treasury:
             await self._end_a_stranger(instance)
 
     async def _end_what_runs_beside(self, running: list[Instance]) -> None:
-        """One of ours is in hand, so that any other is one too many. A list may show for a minute what has ended."""
+        """One of ours is in hand, so that any other is one too many. A list may show for a minute what has ended; and
+        it may be in the hands of another gateway with this one's names, and a ledger of its own: of two such, the one
+        that has the smaller id ends the other's, which then takes over what is left."""
         ours = self._conductor.snapshot().instance if self._conductor is not None else None
         now = self._loop.time()
-        others = [one for one in running if ours is not None and one.id != ours.id and one.name != ours.name]
+        if ours is None or ours.id == ours.name:  # which it is, is not known yet
+            return
+        others = [one for one in running if one.id != ours.id]
         self._beside = {one.id: self._beside.get(one.id, now) for one in others}
         for instance in others:
-            if now - self._beside[instance.id] >= self._tempo.unknown:
-                text = f"{instance.id} runs beside {ours.id if ours is not None else ''}, which is one too many: "
-                self._alarm("orphan", text + "it is stopped.", instance.id)
+            patience = self._tempo.unknown + (0.0 if ours.id < instance.id else 2 * self._tempo.reconcile)
+            if now - self._beside[instance.id] >= patience:
+                text = f"{instance.id} runs beside {ours.id}, which is one too many: it is stopped."
+                self._alarm("orphan", text, instance.id)
                 await self._end_a_stranger(instance)
 
     async def _end_a_stranger(self, instance: Instance) -> None:
         """What it has cost is booked, whoever started it. It is stopped also where that cannot be written down."""
 
         def decide(books: Books, at: int) -> Entry | None:
-            if any(one.instance == instance.id or one.name == instance.name for one in books.open):
+            if any(_is(one, instance) for one in books.open):
                 return None
             upstream = self._conductor.name if self._conductor is not None else ""
-            name, why = instance.name or self.next_name(), "it ran, and nobody here had started it"
+            known, why = books.rentals.get(instance.name), "it ran, and nobody here had started it"
+            is_another = known is not None and known.instance not in ("", instance.id)
+            name = self.next_name() if is_another or not instance.name else instance.name
             since = instance.started_at
             rental = Rental(name, instance.provider, upstream, 0, instance.price, instance.id, why, runs_since=since)
             return self._adoption(rental, books, at, [])
@@ -772,7 +779,7 @@ class Treasury:
             log.error("what %s costs cannot be written down: %s", instance.id, error)
         await self._provider.stop(instance, within=self._tempo.stop_within)
         for rented in self.books.open:
-            if instance.id == rented.instance or instance.name == rented.name:
+            if _is(rented, instance):
                 await self.end(rented.name, "nobody had started it here, and it was stopped")
 
     # -- money -----------------------------------------------------------------------------------
@@ -882,6 +889,11 @@ def _ending(books: Books, at: int, name: str, why: str) -> Entry | None:
 
 def _storage(books: Books, at: int, provider: str, monthly: int) -> Entry | None:
     return budget.storage_due(books, provider, monthly, at)
+
+
+def _is(rented: Rented, instance: Instance) -> bool:
+    """By the id, where it is known: two gateways may have given the same name."""
+    return rented.instance == instance.id if rented.instance else rented.name == instance.name
 
 
 def _is_open(books: Books, name: str) -> bool:

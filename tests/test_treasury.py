@@ -377,6 +377,23 @@ async def test_an_orphan_beside_what_serves_is_booked_and_stopped_and_nobody_is_
 
 
 @in_simulated_time
+async def test_of_two_gateways_with_one_name_that_started_at_once_only_one_ends_what_the_other_has() -> None:
+    """Each sees the other's beside its own. Were both to act, both would end, again and again."""
+    seconds = {}
+    for theirs in ("0", "~"):  # one id is smaller than any of ours, the other larger
+        pods = Pods()
+        async with rented(pods) as on:
+            assert await on.come("r") == "answered"
+            on.conductor.keep_warm(asyncio.get_running_loop().time() + 5000)
+            begun = asyncio.get_running_loop().time()
+            pods.running[theirs] = Instance(theirs, "played", Endpoint("http://theirs"), NOON, PRICE)
+            await until(lambda pods=pods, theirs=theirs: theirs not in pods.running)
+            seconds[theirs] = asyncio.get_running_loop().time() - begun
+            assert on.state is State.READY
+    assert seconds["~"] < 400 and seconds["0"] > 900
+
+
+@in_simulated_time
 async def test_a_list_that_still_shows_what_has_ended_makes_nobody_an_orphan() -> None:
     pods = Pods()
     async with rented(pods) as on:
