@@ -38,6 +38,19 @@ BEGINS = "the ledger begins"
 NOWHERE = Endpoint("")
 DOWN = (State.STOPPED, State.FAILED)
 
+DEEDS = {
+    "open": "reading the ledger",
+    "reread": "reading the ledger again",
+    "follow": "reading what other gateways wrote",
+    "uncounted": "ending what cannot be counted",
+    "rebuild": "asking the vendor what runs, before the first start,",
+    "reconcile": "asking the vendor what runs",
+    "book": "writing down what it costs",
+    "storage": "asking the vendor what is stored",
+    "bills": "asking the vendor for its bills",
+    "warn": "writing down a warning",
+}
+"""What is done when it is due, as the log says it."""
 EMPTY_LOOKS = 2
 """Looks in a row in which the vendor does not know something as running until it is believed to have ended."""
 EMPTY_LOOKS_UNKNOWN = 3
@@ -257,7 +270,7 @@ class Treasury:
                 self.books.spent(month_of(at), at) >= terms.monthly
                 and isinstance(verdict := budget.judge(self.books, terms, 1, at), Spent)
             ):
-                spent = verdict
+                spent = verdict if self._price else replace(verdict, needed=0)  # what one needs is not known yet
         self._closed = TurnedAway("insufficient_quota", spent.reason, None) if spent else None
         self._spent = spent
         ends = budget.ends_at(self.books, terms, at)
@@ -514,7 +527,7 @@ class Treasury:
                 self._trouble = error
             if fails in (1, 10):
                 detail = getattr(error, "detail", "")
-                log.warning("%s failed, and is tried again in %.0f s: %s %s", what, again, error, detail)
+                log.warning("%s failed, and is tried again in %.0f s: %s %s", DEEDS[what], again, error, detail)
                 if isinstance(error, LedgerDamaged):
                     self._alarm("ledger", f"The ledger is damaged, and nothing is started: {error}", "damaged")
         except Exception as error:  # whatever it is, what runs must be ended in time: this task goes on

@@ -248,6 +248,14 @@ async def test_a_start_that_does_not_fit_is_refused_before_the_vendor_is_asked()
 
 
 @in_simulated_time
+async def test_without_a_budget_there_is_no_room_before_any_price_is_known() -> None:
+    async with rented(monthly=0) as on:
+        assert await on.come("r") == "insufficient_quota"
+        assert "$0.000001" not in on.conductor.snapshot().detail
+        assert not on.pods.called("start")
+
+
+@in_simulated_time
 async def test_whoever_came_before_the_price_was_known_causes_no_start_that_does_not_fit() -> None:
     async with rented(monthly=10 * CENT) as on:
         assert await on.come("r") == "insufficient_quota"

@@ -30,7 +30,7 @@ LOOKED_AT = (
     "settings, ports, DATA_DIR and its volume, disk space, what is rented, model, engine, GPU and driver, platform, "
     "keys and TLS, engines beside the gateway, Python and its packages, limits, clock, the request log"
 )
-TOLD_ELSEWHERE = (" characters; a key that nobody guesses is longer", " files may be open; ")
+TOLD_ELSEWHERE = (" characters; a key that nobody guesses is longer", " files may be open; ", "MONTHLY_BUDGET is 0: ")
 """Parts of warnings of the settings that a finding of its own says better."""
 
 WIDTH = 80
