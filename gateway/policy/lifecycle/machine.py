@@ -609,8 +609,8 @@ FOLLOWS: Mapping[State, tuple[Follow, ...]] = {
     State.STOPPED: (
         Follow(
             "given up",
-            "As many failures in a row as it may have, a lasting one, or no capacity: callers are refused until a pause is "
-            "over.",
+            "As many failures in a row as it may have, a lasting one, or no capacity: callers are refused until a "
+            "pause is over.",
             _Facts._when_given_up,
             _Facts._give_up,
             State.FAILED,
