@@ -519,7 +519,7 @@ RENTS = {"API_KEY": "k" * 20, "UPSTREAM_API_KEY": "u" * 20, "MONTHLY_BUDGET": "2
     [
         (POD, {"PROVIDER": "runpod-pod", "WAKEGATE_RUNPOD_API_KEY": "k"}, "WAKEGATE_RUNPOD_POD_ID"),
         (
-            {"CONTAINER_ID": "abc123", "CONTAINER_API_KEY": "c"},
+            {"CONTAINER_ID": "12345", "CONTAINER_API_KEY": "c"},
             {"PROVIDER": "vast", "VAST_API_KEY": "k"},
             "VAST_INSTANCE_ID",
         ),
@@ -527,9 +527,10 @@ RENTS = {"API_KEY": "k" * 20, "UPSTREAM_API_KEY": "u" * 20, "MONTHLY_BUDGET": "2
 )
 def test_the_machine_that_it_runs_in_is_not_rented(here: dict[str, str], target: dict[str, str], other: str) -> None:
     around = look(here, Table(there=DOCKER))
-    with pytest.raises(SettingsError, match="abc123 is the machine that this gateway runs in"):
-        settle(settings(**RENTS, **here, **target, **{other: "abc123"}), around)
-    settle(settings(**RENTS, **here, **target, **{other: "abc124"}), around)
+    itself = here.get("CONTAINER_ID") or here["RUNPOD_POD_ID"]
+    with pytest.raises(SettingsError, match=f"{itself} is the machine that this gateway runs in"):
+        settle(settings(**RENTS, **here, **target, **{other: itself}), around)
+    settle(settings(**RENTS, **here, **target, **{other: f"{itself}4"}), around)
 
 
 @pytest.mark.parametrize(
