@@ -391,7 +391,7 @@ class Books:
         return sorted(((one, share) for one, share in shares if share), key=lambda pair: (pair[0].began, pair[0].name))
 
     def booking(self, name: str, at: int) -> Entry:
-        """The line that books what an open rental has cost up to `at`."""
+        """The line that books what an open rental has cost up to `at`; of one that was voided meanwhile, nothing."""
         rented = self._rentals[name]
         return Entry(
             "booked",
@@ -401,7 +401,7 @@ class Books:
             upstream=rented.upstream,
             instance=rented.instance,
             price=rented.price,
-            amount=self.cost(rented, at) - rented.booked,
+            amount=max(0, self.cost(rented, at) - rented.booked),
             until=max(at, rented.until),
         )
 

@@ -363,6 +363,15 @@ def test_durations_are_shown_for_people() -> None:
     assert [span(seconds) for seconds in (0.4, 59, 724, 7_260)] == ["0 s", "59 s", "12 min 4 s", "2 h 1 min"]
 
 
+def test_of_what_was_voided_after_it_was_booked_nothing_is_booked_or_taken_back() -> None:
+    books, begun = Books(), at("2026-11-20T10:00:00")
+    books.apply(Entry("adopted", begun, rental="a", price=1_000_000, since=begun))
+    books.apply(books.booking("a", begun + HOUR))
+    books.apply(Entry("voided", begun + HOUR, rental="a"))
+    assert books.booking("a", begun + 2 * HOUR).amount == 0
+    assert books.ending("a", begun + 2 * HOUR, "over").amount == 0
+
+
 # -- whatever happens
 
 
