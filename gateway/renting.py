@@ -197,7 +197,8 @@ def _what_to_run(s: Settings) -> tuple[Any, str | None, Mapping[str, str]]:
     try:
         spec = Spec.of(_spec(s.runpod_pod_spec or ""))
     except ValueError as error:
-        raise CannotRent(f"RUNPOD_POD_SPEC: {error} Allowed: the body of POST /pods, or a file with it") from None
+        said = str(error).removeprefix("RUNPOD_POD_SPEC").lstrip(": ")
+        raise CannotRent(f"RUNPOD_POD_SPEC: {said} Allowed: the body of POST /pods, or a file with it") from None
     if not over_tcp or s.tls_fingerprint is not None or s.allow_plain_http:
         return spec, s.tls_fingerprint if over_tcp else None, {}
     from gateway.providers.renting import certificates

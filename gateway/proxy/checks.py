@@ -505,8 +505,8 @@ def _as_messages(document: dict[str, Any], parts: _Parts) -> tuple[dict[str, Any
             said = 'Send `{"prompt": "…"}`, or `messages` as for /v1/chat/completions.'
             raise refuse("invalid_request", said, param="prompt")
         return document, parts
-    if not isinstance(prompt, str):
-        raise refuse("invalid_request", "`prompt` must be a text.", param="prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise refuse("invalid_request", "`prompt` must be a text that says something.", param="prompt")
     if document.pop("messages", None) is not None:
         raise refuse("invalid_request", "Send `prompt` or `messages`, not both.", param="prompt")
     messages = [{"role": "user", "content": prompt}]

@@ -3,6 +3,8 @@
 import concurrent.futures
 import contextlib
 import http.client
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import openai
 import pytest
 
 from tests.support.landlord import CHAT, SOON, Landlord, kill, landlord, renting, spend
-from tests.support.worker import KEY, wait_for
+from tests.support.worker import KEY, Worker, wait_for
 
 
 @pytest.fixture
@@ -19,11 +21,25 @@ def rents(tmp_path: Path) -> Iterator[Landlord]:
         yield made
 
 
+def stream_of(gateway: Worker) -> str:
+    """Every line of a streamed answer, comments too."""
+    line = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=120)
+    head = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    line.request("POST", "/v1/chat/completions", json.dumps(CHAT | {"stream": True}), head)
+    with contextlib.closing(line):
+        return line.getresponse().read().decode()
+
+
 def test_from_the_first_request_to_a_streamed_answer_and_to_the_stop_when_nobody_comes(
     tmp_path: Path, rents: Landlord
 ) -> None:
-    with renting(tmp_path, rents, IDLE_TIMEOUT="3s") as gateway:
+    rents.in_the_cloud(lambda cloud: setattr(cloud, "provisioning", 1.5))
+    told_soon = {"HOLD_GRACE": "0", "HEARTBEAT_INTERVAL": "300ms"}
+    with renting(tmp_path, rents, IDLE_TIMEOUT="3s", **told_soon) as gateway:
         assert rents.actions() == [] and rents.running == []
+        heard = stream_of(gateway)
+        assert re.search(r"^: booting\b", heard, re.MULTILINE), "what the vendor does"
+        assert "data: {" in heard and heard.rstrip().endswith("data: [DONE]")
         client = openai.OpenAI(base_url=f"{gateway.base}/v1", api_key=KEY, timeout=120)
         stream = client.chat.completions.create(
             model="default", messages=[{"role": "user", "content": "Hello"}], max_tokens=8, stream=True

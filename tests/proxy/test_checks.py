@@ -934,6 +934,7 @@ def test_a_whole_chat_body_passes_as_it_came() -> None:
         ({"prompt": None, "messages": "hi"}, "messages"),
         ({"prompt": ["a", "b"]}, "must be a text"),
         ({"prompt": {"role": "user"}}, "must be a text"),
+        ({"prompt": " "}, "must be a text"),
         (body(prompt="x"), "not both"),
     ],
 )

@@ -43,7 +43,8 @@ async def readiness(look: Look, endpoint: Endpoint, within: float) -> Loading | 
     models = await look(endpoint, f"{endpoint.prefix}/v1/models", within)
     if models.status == 401 or (models.status == 403 and not models.html):
         return Gone(KEY_REFUSED, lasting=True)
-    if models.status == 200 and isinstance(models.content, dict) and not models.html:
+    listed = isinstance(models.content, dict) and isinstance(models.content.get("data"), list)
+    if models.status == 200 and listed and not models.html:
         return Serves(models.model_names(), has_health)
     if has_health and models.status in (404, 405, 501):
         return Serves((), has_health)  # a server for speech has no list of models
