@@ -174,6 +174,9 @@ class Treasury:
         """Whether we looked after what is rented when we looked last."""
         self._due: dict[str, float] = {}
         self._fails: dict[str, int] = {}
+        heed = getattr(provider, "heed", None)
+        if heed is not None:
+            heed(lambda: bool(self.books.open))
         self._task: asyncio.Task[None] | None = None
         self._began = self._loop.time()
 
@@ -509,8 +512,11 @@ class Treasury:
             await self._try("storage", self._store)
         if self._is_due("bills"):
             await self._try("bills", self._correct)
-        if self._is_due("warn") and budget.warning(self.books, self.terms, self.at) is not None:
-            await self._try("warn", self._warn)
+        if self._is_due("warn"):
+            if budget.warning(self.books, self.terms, self.at) is not None:
+                await self._try("warn", self._warn)
+            else:
+                self._due.pop("warn", None)  # of a month that is over, and could not be written down in time
 
     def _is_due(self, what: str) -> bool:
         return self._loop.time() >= self._due.get(what, 0.0)
@@ -522,7 +528,8 @@ class Treasury:
             again = await work()
         except (ProviderError, OSError) as error:
             fails = self._fails[what] = self._fails.get(what, 0) + 1
-            again = min(tempo.again * 2 ** min(fails - 1, 10), tempo.again_most)
+            most = tempo.again_most if not self.books.open else tempo.unknown
+            again = min(tempo.again * 2 ** min(fails - 1, 10), most)
             if what in ("open", "rebuild", "reconcile"):
                 self._trouble = error
             if fails in (1, 10):

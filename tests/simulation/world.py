@@ -35,7 +35,7 @@ TICK = 60.0
 """Seconds between two looks at the money."""
 MOST_ROUNDS = 2400
 """Rounds of the loop between two such looks: more, and something goes round without waiting for anything."""
-SETTLES = 960.0
+SETTLES = 360.0
 """Seconds after a fault in which its consequences excuse what would else be wrong: a refused key or a failing API is
 met with pauses that double up to a quarter of an hour."""
 STOP_TAKES = 40.0

@@ -260,9 +260,12 @@ class _Facts:
                 self._orders.append(RefuseWaiting(event.code, event.reason))
 
     def _end_start(self, event: MustEnd) -> None:
+        """A failed start, with its pause: else one that is to be up would be started and ended again and again."""
+        code = event.code or "start_timeout"
+        self._tries.failed(code, event.reason, lasting=bool(event.code), now=self._now)
         self._stop(event)
         self._wanted = False
-        self._refuse(event.code or "start_timeout", event.reason)
+        self._refuse(code, event.reason)
 
     def _end_running(self, _: object) -> None:
         if self._here and self._must_end is not None:
@@ -546,7 +549,7 @@ RULES: Mapping[State, Mapping[type, Rule]] = {
         BecameReady: Rule("All who wait are let in. Idle time counts from now.", _Facts._serve, State.READY),
         InstanceLost: Rule("A failed start.", _Facts._lose, State.STOPPED),
         InstanceBroken: Rule("A failed start that left something: it is stopped first.", _Facts._break, State.STOPPING),
-        MustEnd: Rule("It is stopped, and those who wait are refused.", _Facts._end_start, State.STOPPING),
+        MustEnd: Rule("A failed start: it is stopped, those who wait are refused.", _Facts._end_start, State.STOPPING),
     },
     State.READY: _ALWAYS
     | {

@@ -153,6 +153,7 @@ class RentedProvider:
         self._loop = asyncio.get_running_loop()
         self._rented: dict[str, Rented] = {}
         """By the rental's name, or by the vendor's id where there is none."""
+        self._costs: Callable[[], bool] = lambda: False
         self._doubts: dict[str, float] = {}
         """Names of creates that were not answered, and the loop time of the call."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -215,7 +216,7 @@ class RentedProvider:
 
     async def list(self) -> list[Instance]:
         try:
-            seen = await self._vendor.all(Urgency.LOOK)
+            seen = await self._vendor.all(self._how(Urgency.LOOK))
         except VendorError as error:
             raise self._refusal(error) from error
         return [self._instance(one) for one in seen if one.phase.costs]
@@ -271,6 +272,14 @@ class RentedProvider:
         """The ledger has this rental as begun, and nobody knows what came of it: no start before that is settled."""
         self._doubts.setdefault(name, self._loop.time())
 
+    def heed(self, costs: Callable[[], bool]) -> None:
+        """`costs`: whether something may cost money, by the ledger. Then the vendor is asked what runs with the short
+        pauses of a stop, whatever trouble there is with it: after a restart nobody follows it yet."""
+        self._costs = costs
+
+    def _how(self, urgency: Urgency) -> Urgency:
+        return Urgency.STOP if self._costs() else urgency
+
     # --- Starting ---
 
     async def _settle(self, journal: Journal) -> None:
@@ -286,10 +295,10 @@ class RentedProvider:
         empties, counted = 0, -math.inf
         while True:
             try:
-                found = await self._vendor.all(Urgency.START)
+                found = await self._vendor.all(self._how(Urgency.START))
             except VendorError:
                 empties, counted = 0, -math.inf
-                await asyncio.sleep(max(self._tempo.empty / 3, self._vendor.line.opens_in(Urgency.START)))
+                await asyncio.sleep(max(self._tempo.empty / 3, self._vendor.line.opens_in(self._how(Urgency.START))))
                 continue
             for one in found:
                 if one.name == name:
@@ -304,7 +313,7 @@ class RentedProvider:
     async def _running(self, journal: Journal) -> Sequence[Seen]:
         """What of ours costs money now. A list may be old: each is looked at by itself before it is believed."""
         running = []
-        for listed in await self._vendor.all(Urgency.START):
+        for listed in await self._vendor.all(self._how(Urgency.START)):
             if listed.phase.costs:
                 seen = await self._still_running(listed)
                 if seen is not None:
@@ -320,7 +329,7 @@ class RentedProvider:
         for look in range(AGREED):
             if look:
                 await asyncio.sleep(self._tempo.confirm)
-            seen = await self._vendor.seen(listed.id, Urgency.START)
+            seen = await self._vendor.seen(listed.id, self._how(Urgency.START))
             if seen is not None and seen.phase.costs:
                 return seen
         return None

@@ -213,6 +213,13 @@ class Several:
         found: tuple[str, Endpoint] | None = ask(instance) if ask is not None else None
         return found
 
+    def heed(self, costs: Callable[[], bool]) -> None:
+        """Whether something may cost money, wherever it is."""
+        for renter in self.renters:
+            listens = getattr(renter, "heed", None)
+            if listens is not None:
+                listens(costs)
+
     def doubt(self, name: str) -> None:
         """Nobody knows what came of this rental: whoever creates by name searches for it before the next start."""
         for renter in self.renters:

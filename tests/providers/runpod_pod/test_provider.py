@@ -1,6 +1,7 @@
 """Pods at RunPod, in simulated time against an emulated RunPod: what is started, when it is believed, how it ends."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from itertools import pairwise
@@ -771,3 +772,27 @@ def test_an_instance_has_no_endpoint_before_it_is_ready() -> None:
         assert Gone("x").taken is False
 
     story()
+
+
+@in_simulated_time
+async def test_while_something_may_cost_money_the_vendor_is_asked_with_the_short_pauses_of_a_stop() -> None:
+    """After a restart nobody follows what runs, and an API that failed for an hour is paused for minutes."""
+    for costs, longest in ((False, 900.0), (True, 35.0)):
+        house = PodHouse()
+        house.provider.heed(lambda costs=costs: costs)
+        house.cloud.refuses_key = True
+        for _ in range(40):
+            with contextlib.suppress(ProviderError):
+                await house.provider.list()
+            await asyncio.sleep(60)
+        begun, house.cloud.refuses_key = asyncio.get_running_loop().time(), False
+        while True:
+            try:
+                await house.provider.list()
+                break
+            except ProviderError:
+                await asyncio.sleep(1)
+        waited = asyncio.get_running_loop().time() - begun
+        assert waited <= longest
+        assert costs or waited > 60, "asleep there is time for a longer pause"
+        await house.provider.close()
