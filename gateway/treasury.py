@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from gateway.conductor import Conductor
 from gateway.policy import budget
-from gateway.policy.books import Books, Entry, Rented, dollars, month_begins, month_of, span
+from gateway.policy.books import HOUR, Books, Entry, Rented, dollars, month_begins, month_of, span
 from gateway.policy.budget import Fits, Spent, Standing, Terms
 from gateway.policy.ledger_clock import LedgerClock
 from gateway.policy.lifecycle.machine import TurnedAway
@@ -51,6 +51,9 @@ DEEDS = {
     "warn": "writing down a warning",
 }
 """What is done when it is due, as the log says it."""
+RECENT = 46 * HOUR
+LOOKS_A_DAY = 24
+
 EMPTY_LOOKS = 2
 """Looks in a row in which the vendor does not know something as running until it is believed to have ended."""
 EMPTY_LOOKS_UNKNOWN = 3
@@ -172,6 +175,8 @@ class Treasury:
         """The rental that was told to end for all gateways that share it."""
         self._decided = True
         """Whether we looked after what is rented when we looked last."""
+        self._corrected = 0
+        """Times that the vendor's bills were looked through."""
         self._due: dict[str, float] = {}
         self._fails: dict[str, int] = {}
         heed = getattr(provider, "heed", None)
@@ -866,12 +871,16 @@ class Treasury:
         return self._tempo.storage
 
     async def _correct(self) -> float:
-        """By what the vendor billed for hours that are over."""
+        """By what the vendor billed for time that is over: of the last days, which vendors bill by the hour, and once a
+        day since the month before this one began."""
         at = self.at
-        begins = month_begins(month_of(month_begins(month_of(at)) - 1))
+        begins = at - RECENT
+        if self._corrected % LOOKS_A_DAY == 0:
+            begins = month_begins(month_of(month_begins(month_of(at)) - 1))
         bills = await self._provider.bills(begins / 1000, at / 1000)
         for line in corrections(self.books, bills or (), at, self._provider.name):
             await self._write(_as_it_is, line)
+        self._corrected += 1
         return self._tempo.bills
 
     async def _warn(self) -> float | None:

@@ -37,6 +37,8 @@ class Pods(Played):
         super().__init__(**facts)
         self.running: dict[str, Instance] = {}
         self.bills_are: Sequence[Bill] | None = None
+        self.billed: list[tuple[float, float]] = []
+        """The spans that were asked for."""
         self.trouble: ProviderError | None = None
         self.disks: int | None = None
         self.asked = 0
@@ -83,6 +85,7 @@ class Pods(Played):
 
     async def bills(self, begins: float, ends: float) -> Sequence[Bill] | None:
         self._may_be_asked()
+        self.billed.append((begins, ends))
         return self.bills_are
 
     async def storage(self) -> int | None:
@@ -491,6 +494,16 @@ async def test_what_the_vendor_billed_more_is_added_and_less_is_not() -> None:
         pods.bills_are = [Bill("i1", day, day + 86_400, 1)]
         await asyncio.sleep(7200)
         assert on.spent() == before + 7 * CENT
+
+
+@in_simulated_time
+async def test_bills_are_read_by_the_hour_for_the_last_days_and_once_a_day_for_all() -> None:
+    pods = Pods()
+    async with rented(pods):
+        await asyncio.sleep(30 * 3600)
+        spans = [round((ends - begins) / 3600) for begins, ends in pods.billed[1:]]
+        assert spans.count(46) >= 26
+        assert [index for index, span in enumerate(spans) if span > 46] == [0, 24]
 
 
 @in_simulated_time
