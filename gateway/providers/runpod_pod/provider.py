@@ -156,6 +156,8 @@ class Pods:
         self._ours: set[str] = set()
         """Ids of pods that we created, as far as they were seen."""
         self._locked: set[str] = set()
+        self._ran_at: dict[str, int] = {}
+        """Micro-dollars per hour that RunPod said of a pod while it ran."""
         self._catalogue: dict[tuple[str, int, str], tuple[float, dict[str, Kind]]] = {}
         """By gpu or cpu, count and cloud: when it was read, and the kinds."""
 
@@ -258,10 +260,18 @@ class Pods:
     def _price_of(self, pod: Pod) -> Price | None:
         """RunPod's own figure; the catalogue's while the pod says 0, which it does asleep; HOURLY_PRICE if more."""
         if pod.cost > 0:
-            return self._with_ours((micros(pod.cost), "RunPod's figure for this pod"))
+            ran_at = micros(pod.cost)
+            if ran_at is not None:
+                self._ran_at[pod.id] = ran_at
+            return self._with_ours((ran_at, "RunPod's figure for this pod"))
         kind: Literal["gpu", "cpu"] = "gpu" if pod.gpu else "cpu"
         known = self._catalogue.get((kind, pod.count if kind == "gpu" else 0, pod.cloud))
-        return self._listed(known[1] if known is not None else {}, pod.gpu or pod.cpu, pod.count, pod.cloud)
+        listed = self._listed(known[1] if known is not None else {}, pod.gpu or pod.cpu, pod.count, pod.cloud)
+        ran_at = self._ran_at.get(pod.id)
+        if listed is None or ran_at is None or ran_at <= listed.amount:
+            return listed
+        # The list has become cheaper; whether this pod has, its next run tells.
+        return believed([(ran_at, "RunPod's figure when it ran last"), (listed.amount, listed.why)])
 
     def _listed(self, kinds: Mapping[str, Kind], name: str, count: int, cloud: str) -> Price | None:
         kind = kinds.get(name)

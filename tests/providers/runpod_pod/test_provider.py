@@ -796,3 +796,16 @@ async def test_while_something_may_cost_money_the_vendor_is_asked_with_the_short
         assert waited <= longest
         assert costs or waited > 60, "asleep there is time for a longer pause"
         await house.provider.close()
+
+
+@resuming
+async def test_a_list_that_has_become_cheaper_says_nothing_of_a_pod_that_ran_at_more(house: PodHouse) -> None:
+    first = await house.start()
+    await house.until_ready(first)
+    await house.provider.stop(first, within=60)
+    for gpu in house.cloud.gpus:
+        gpu.secure = gpu.secure / 2
+    await asyncio.sleep(700)  # the catalogue is read again
+    second = await house.start(2)
+    assert second.price == first.price
+    assert "when it ran last" in house.notes.rentals[-1].why
