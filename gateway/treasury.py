@@ -569,6 +569,8 @@ class Treasury:
         due = [self._due[name] for name in names if name in self._due]
         ends, conductor = self._ends(), self._conductor
         up = conductor is not None and conductor.state not in DOWN and conductor.run != self._ended_run
+        if self._unwritten_since is not None and now >= self._unwritten_since + self._tempo.unwritten_most:
+            up = False  # it is being ended for that already, whatever the budget says meanwhile
         if ends is not None and up:
             due.append(now + max(0.0, (ends - self.at) / 1000))
         if self._unwritten_since is not None:
