@@ -26,11 +26,14 @@ from gateway.policy.budget import Standing, Terms
 from gateway.providers.base import Endpoint, Instance, Profile, Renter
 from gateway.providers.renting.several import Several
 from gateway.records.ledger.base import Ledger
+from gateway.records.ledger.looking import is_redis
 from gateway.records.ledger.sqlite import SqliteLedger, path_of
 from gateway.surroundings import Surroundings
 from gateway.treasury import Clocks, Treasury
 
 if TYPE_CHECKING:
+    import aiohttp
+
     from gateway.conductor import Conductor, Snapshot
     from gateway.providers.probe import Sight
     from gateway.providers.renting.leases import Lessor, Told
@@ -101,7 +104,7 @@ def make_shared(settings: Settings, *, upstream: str = "default", ears: Ears | N
 
 
 def is_shared(settings: Settings) -> bool:
-    return (settings.state_url or "").startswith(("redis://", "rediss://"))
+    return is_redis(settings.state_url)
 
 
 def _make_alone(settings: Settings, upstream: str, ears: Ears, fence: Fence) -> Renter:
@@ -110,22 +113,27 @@ def _make_alone(settings: Settings, upstream: str, ears: Ears, fence: Fence) -> 
     return renters[0] if len(renters) == 1 else Several(renters)
 
 
+def _session() -> "aiohttp.ClientSession":
+    """To rented machines: a connection for each call, and no certificate but those that the system believes."""
+    import aiohttp
+
+    from gateway.proxy.pool import system_trust
+
+    connector = aiohttp.TCPConnector(ssl=system_trust(), force_close=True)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+
 class _Sight:
     """Looks at upstreams with a session of its own, made with the first look."""
 
     def __init__(self) -> None:
-        self._session: Any = None
+        self._session: aiohttp.ClientSession | None = None
 
     async def look(self, endpoint: Endpoint, path: str, within: float) -> "Sight":
         from gateway.providers.probe import look
 
         if self._session is None:
-            import aiohttp
-
-            from gateway.proxy.pool import system_trust
-
-            connector = aiohttp.TCPConnector(ssl=system_trust(), force_close=True)
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = _session()
         return await look(self._session, endpoint, path, within=within)
 
     async def close(self) -> None:
@@ -350,7 +358,7 @@ class Renting:
         self._conductor: Conductor | None = None
         self._told: Told | None = None
         self._lessor: Lessor | None = None
-        self._session: Any = None
+        self._session: aiohttp.ClientSession | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -370,13 +378,9 @@ class Renting:
 
     def begin(self) -> None:
         """The ports listen: look at what runs, and lend the worker its time."""
-        import aiohttp
-
         from gateway.providers.renting.leases import Lessor, by
-        from gateway.proxy.pool import system_trust
 
-        connector = aiohttp.TCPConnector(ssl=system_trust(), force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        self._session = _session()
         self._lessor = Lessor(by(self._session), wall=time.time, ends_in=self._ends_in, on_told=self._lease_told)
         self._keeping = self._loop.create_task(self._lessor.keep(self._where), name="leases")
         self.treasury.begin()
@@ -491,8 +495,7 @@ def wake_line(snapshot: "Snapshot", standing: Standing, stops: float | None) -> 
     parts = [f"{dollars(price)}/h"]
     if stops is not None:
         parts.append(f"stops {datetime.fromtimestamp(stops):%H:%M} if idle")
-    limit = "" if standing.monthly is None else f" of {dollars(standing.monthly).removesuffix('.00')}"
-    return ", ".join([*parts, f"{cents(standing.spent)}{limit} this month"])
+    return ", ".join([*parts, f"{cents(standing.spent)}{standing.of_the_budget} this month"])
 
 
 def what_is_left(instance: Instance | None, *, on_purpose: bool) -> str:

@@ -5,7 +5,8 @@ policy/budget.py from the books; here is the clock, the writing down, and the lo
 runs is compared with what the books say, before the first start and every few minutes.
 
 Fail-closed: what cannot be written down is not started; what cannot be compared is not started; what runs while nothing
-can be written down is ended after `UNWRITTEN_MOST`. What is written is never taken back but by the vendor's own word.
+can be written down is ended after `Tempo.unwritten_most`. What is written is never taken back but by the vendor's own
+word.
 
 One task does all that takes time, and sleeps until the next thing is due (`_next_due`): there is nothing to be counted
 second by second, since the books know what something that runs has cost at any moment.
@@ -52,7 +53,9 @@ DEEDS = {
 }
 """What is done when it is due, as the log says it."""
 RECENT = 46 * HOUR
+"""Milliseconds. Of so much vendors bill by the hour (providers/runpod_pod, BY_THE_HOUR); of more, by the day."""
 LOOKS_A_DAY = 24
+"""At the bills."""
 
 EMPTY_LOOKS = 2
 """Looks in a row in which the vendor does not know something as running until it is believed to have ended."""
@@ -88,7 +91,7 @@ class Tempo:
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """All three: the calendar's and the one that only counts (both Unix-like seconds), and the loop's."""
+    """The calendar's (Unix seconds), and one that only counts, also while this machine sleeps."""
 
     wall: Callable[[], float]
     steady: Callable[[], float]
@@ -124,7 +127,6 @@ class Treasury:
         elsewhere: Callable[[], int] = lambda: 0,
         alarm: Alarm = _nobody,
         say: Callable[[str, str], None] = _nobody,
-        on_change: Callable[[], None] = _nobody,
         tempo: Tempo | None = None,
     ) -> None:
         """`ledger`: opens it, each time anew. `prefix`: what every name of ours begins with. `elsewhere`: micro-dollars
@@ -141,7 +143,6 @@ class Treasury:
         self._elsewhere = elsewhere
         self._alarm = alarm
         self._say = say
-        self._on_change = on_change
         self._tempo = tempo or Tempo()
         self._loop = asyncio.get_running_loop()
         self.books = Books()
@@ -236,11 +237,6 @@ class Treasury:
 
     def standing(self) -> Standing:
         return budget.standing(self.books, self.terms, self.at)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the ledger was read: before that its figures say nothing."""
-        return self._ledger is not None
 
     @property
     def ends_in(self) -> float | None:
@@ -407,8 +403,7 @@ class Treasury:
     def _month(self) -> str:
         """`$3.10 of $20 this month`"""
         standing = self.standing()
-        limit = "" if standing.monthly is None else f" of {dollars(standing.monthly).removesuffix('.00')}"
-        return f"{dollars(standing.spent)}{limit} this month"
+        return f"{dollars(standing.spent)}{standing.of_the_budget} this month"
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -462,7 +457,6 @@ class Treasury:
     def _changed(self) -> None:
         self._judge()
         self._hurry()
-        self._on_change()
 
     def _hurry(self) -> None:
         self._wake.set()
@@ -633,7 +627,6 @@ class Treasury:
         async with self._writing:
             await self._read_on(self._ledger)
         self._judge()
-        self._on_change()
         return self._tempo.follow
 
     async def _rebuild(self) -> float | None:
@@ -716,13 +709,12 @@ class Treasury:
         """No list has it. But a list may leave something out for longer, and settings that have changed ask for others:
         by its id it is known, and stopped."""
         if rented.provider not in self._provider.name.split(","):
+            what = rented.instance or rented.name
             text = (
-                f"{rented.instance or rented.name} may run at {rented.provider}, which is not in PROVIDER any more, so "
+                f"{what} may run at {rented.provider}, which is not in PROVIDER any more, so that nobody here can "
+                "look: end it there, or rent there again. Nothing is started until it is known."
             )
-            text += (
-                "that nobody here can look: end it there, or rent there again. Nothing is started until it is known."
-            )
-            self._alarm("will_not_stop", text, rented.instance or rented.name)
+            self._alarm("will_not_stop", text, what)
             return False
         if not rented.instance:
             return True

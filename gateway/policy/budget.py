@@ -92,6 +92,11 @@ class Standing:
     ends_at: int | None
     """When what runs must begin its grace. None: not by this budget."""
 
+    @property
+    def of_the_budget(self) -> str:
+        """` of $20`, to stand behind what was spent; empty where there is no limit."""
+        return "" if self.monthly is None else f" of {dollars(self.monthly).removesuffix('.00')}"
+
 
 def judge(books: Books, terms: Terms, price: int | None, at: int) -> Fits | Spent | Unpriced:
     """Whether something may be started at this price. 0 is one's own machine; None: nobody knows the price."""

@@ -7,10 +7,15 @@ from gateway.policy.books import Entry
 from gateway.records.ledger import sqlite
 
 
+def is_redis(state_url: str | None) -> bool:
+    """Whether STATE_URL is a Redis, which several gateways may share."""
+    return (state_url or "").startswith(("redis://", "rediss://"))
+
+
 async def look(state_url: str | None, data_dir: Path) -> list[Entry] | None:
     """Its lines. None: there is none. Raises LedgerError, BadEntry."""
     url = state_url or ""
-    if url.startswith(("redis://", "rediss://")):
+    if is_redis(url):
         from gateway.records.ledger.redis import RedisLedger
 
         ledger = RedisLedger(url)
