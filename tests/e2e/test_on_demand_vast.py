@@ -73,7 +73,7 @@ class Host:
             "TLS_FINGERPRINT": self.fingerprint,
             "UPSTREAM_API_KEY": POD_KEY,
             "MONTHLY_BUDGET": "20",
-            "IDLE_TIMEOUT": "1s",
+            "IDLE_TIMEOUT": "6s",
         }
 
     def __enter__(self) -> "Host":
